@@ -1,0 +1,147 @@
+/**
+ * The typed face of the addon: the only file that loads it. Arguments are checked above (lib/tensor, lib/ops); here a
+ * tensor is its number.
+ */
+import { existsSync, readdirSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { LtxError, type ErrorCode } from "./errors.js";
+
+/** The order is that of LtxDtype in native/runtime/backend.h. */
+export const dtypes = ["f32", "bf16", "i32", "u8"] as const;
+export type DType = (typeof dtypes)[number];
+
+/** The order is that of MemoryGroup in native/runtime/allocator.h. */
+export const memoryGroups = ["activations", "parameters", "gradients", "optimizer", "data"] as const;
+export type MemoryGroup = (typeof memoryGroups)[number];
+
+/** Bytes on one device, over all users in the process. */
+export interface MemoryStats {
+  live: number;
+  cached: number;
+  peak: number;
+  limit: number;
+  allocations: number;
+  groups: Record<MemoryGroup, number>;
+}
+
+interface Addon {
+  interfaceVersion: number;
+  ops(): [name: string, operands: string, scalars: string][];
+  open(library: string): number;
+  bind(ids: Int32Array, scalars: Float64Array): void;
+  empty(device: number, dtype: number, group: number, dims: number): number;
+  view(id: number, dims: number, offset: number): number;
+  release(id: number): void;
+  markParameter(id: number): void;
+  upload(id: number, data: NodeJS.TypedArray): void;
+  run(op: number, tensors: number, scalars: number): void;
+  read(id: number): Promise<ArrayBuffer>;
+  synchronize(device: number): Promise<void>;
+  memory(device: number): MemoryStats;
+  resetPeak(device: number): void;
+  setLimit(device: number, bytes: number): void;
+  describe(device: number): string;
+  profiling(device: number, on: boolean): void;
+  profile(device: number): [op: string, seconds: number, calls: number][];
+}
+
+/** The folder of package.json: one above lib/ and dist/. */
+export const packageRoot = join(__dirname, "..");
+
+function loadAddon(): { addon: Addon; folder: string } {
+  try {
+    const load = require("node-gyp-build") as ((root: string) => Addon) & { path(root: string): string };
+    return { folder: dirname(load.path(packageRoot)), addon: load(packageRoot) };
+  } catch (cause) {
+    throw new LtxError(
+      "unavailable",
+      `the native addon could not be loaded: ${(cause as Error).message.split("\n")[0]}\n` +
+        "In a checkout run ./setup.sh; prebuilt binaries exist for Linux x64 with glibc 2.34 or newer.",
+      { cause },
+    );
+  }
+}
+
+const { addon, folder } = loadAddon();
+
+const ids = new Int32Array(65536);
+const scalars = new Float64Array(256);
+addon.bind(ids, scalars);
+
+const opIndex = new Map(addon.ops().map(([name], index) => [name, index]));
+
+/** Addon errors carry a code; anything else is `native`. */
+function translate<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    throw wrap(error);
+  }
+}
+
+function wrap(error: unknown): LtxError {
+  const { code, message } = error as { code?: string; message: string };
+  const known: ErrorCode[] = ["out_of_memory", "disposed", "shape_mismatch"];
+  return new LtxError(known.find((k) => k === code) ?? "native", message, { cause: error });
+}
+
+/** Opens a backend's library; the number is the device's handle. Throws with the reason when it can't be used. */
+export function openLibrary(path: string): number {
+  return translate(() => addon.open(path));
+}
+
+/** The backend libraries beside the addon: `libltx_<name>.so`. */
+export function backendLibraries(): { name: string; path: string }[] {
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder)
+    .map((file) => /^libltx_(\w+)\.so$/.exec(file))
+    .filter((match) => match !== null)
+    .map((match) => ({ name: match[1], path: join(folder, match[0]) }));
+}
+
+export function empty(device: number, dtype: DType, group: MemoryGroup, shape: readonly number[]): number {
+  for (let i = 0; i < shape.length; i++) scalars[i] = shape[i];
+  return translate(() => addon.empty(device, dtypes.indexOf(dtype), memoryGroups.indexOf(group), shape.length));
+}
+
+export function view(id: number, shape: readonly number[], offset: number): number {
+  for (let i = 0; i < shape.length; i++) scalars[i] = shape[i];
+  return translate(() => addon.view(id, shape.length, offset));
+}
+
+/** Queues a kernel. 0 stands for an operand that is left out. */
+export function run(op: string, tensors: readonly number[], values: readonly number[]): void {
+  const index = opIndex.get(op);
+  if (index === undefined) throw new LtxError("native", `no op named ${op}`);
+  if (tensors.length > ids.length) throw new LtxError("native", `[${op}] more than ${ids.length} operands`);
+  for (let i = 0; i < tensors.length; i++) ids[i] = tensors[i];
+  for (let i = 0; i < values.length; i++) scalars[i] = values[i];
+  translate(() => addon.run(index, tensors.length, values.length));
+}
+
+export async function read(id: number): Promise<ArrayBuffer> {
+  try {
+    return await addon.read(id);
+  } catch (error) {
+    throw wrap(error);
+  }
+}
+
+export async function synchronize(device: number): Promise<void> {
+  try {
+    await addon.synchronize(device);
+  } catch (error) {
+    throw wrap(error);
+  }
+}
+
+export const upload = (id: number, data: NodeJS.TypedArray): void => translate(() => addon.upload(id, data));
+export const release = (id: number): void => addon.release(id);
+export const markParameter = (id: number): void => addon.markParameter(id);
+export const memory = (device: number): MemoryStats => addon.memory(device);
+export const resetPeak = (device: number): void => addon.resetPeak(device);
+export const setLimit = (device: number, bytes: number): void => addon.setLimit(device, bytes);
+export const describe = (device: number): Record<string, string | number> => JSON.parse(addon.describe(device));
+export const profiling = (device: number, on: boolean): void => addon.profiling(device, on);
+export const profile = (device: number): [op: string, seconds: number, calls: number][] => addon.profile(device);
+export const ops = (): [name: string, operands: string, scalars: string][] => addon.ops();

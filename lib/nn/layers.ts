@@ -1,0 +1,119 @@
+import { type Conv3dOptions, conv3d, linear, type Modulation, normAct, sinusoid, type UnaryKind } from "../ops/index.js";
+import type { Tensor } from "../tensor/index.js";
+import { type Initializer, Module, type Parameter } from "./module.js";
+
+/** y = act(x Wᵀ + b), initialised as PyTorch's nn.Linear. */
+export class Linear extends Module {
+  weight: Parameter;
+  bias: Parameter | null;
+
+  constructor(inputs: number, outputs: number, init: Initializer, options: { bias?: boolean } = {}) {
+    super();
+    const bound = inputs > 0 ? 1 / Math.sqrt(inputs) : 0;
+    this.weight = init.uniform([outputs, inputs], bound);
+    this.bias = options.bias === false ? null : init.uniform([outputs], bound);
+  }
+
+  forward(x: Tensor, activation: UnaryKind = "none"): Tensor {
+    return linear(x, this.weight, this.bias, activation);
+  }
+}
+
+/** A plain 3D convolution, initialised as PyTorch's nn.Conv3d; weight (O,T,Y,X,I) in memory. */
+export class Conv3d extends Module {
+  weight: Parameter;
+  bias: Parameter | null;
+  private _options: Conv3dOptions;
+
+  constructor(
+    inputs: number,
+    outputs: number,
+    kernel: readonly [number, number, number],
+    init: Initializer,
+    options: Conv3dOptions & { bias?: boolean } = {},
+  ) {
+    super();
+    const fan = inputs * kernel[0] * kernel[1] * kernel[2];
+    const bound = fan > 0 ? 1 / Math.sqrt(fan) : 0;
+    this.weight = init.uniform([outputs, ...kernel, inputs], bound);
+    this.weight.layout = "conv";
+    this.bias = options.bias === false ? null : init.uniform([outputs], bound);
+    this._options = options;
+  }
+
+  forward(x: Tensor, residual: Tensor | null = null): Tensor {
+    return conv3d(x, this.weight, this.bias, this._options, residual);
+  }
+}
+
+/**
+ * The reference's CausalConv3d: kernel k in time and space; time is padded by repeated frames, all in front when causal,
+ * else half in front and half behind; space by zeros, k/2 on each side.
+ */
+export class CausalConv3d extends Module {
+  conv: Conv3d;
+
+  constructor(
+    inputs: number,
+    outputs: number,
+    init: Initializer,
+    options: { kernel?: number; stride?: readonly [number, number, number]; causal?: boolean } = {},
+  ) {
+    super();
+    const { kernel = 3, stride = [1, 1, 1], causal = true } = options;
+    const half = Math.floor((kernel - 1) / 2);
+    const space = Math.floor(kernel / 2);
+    this.conv = new Conv3d(inputs, outputs, [kernel, kernel, kernel], init, {
+      stride,
+      padTime: causal ? [kernel - 1, 0] : [half, half],
+      padSpace: [space, space],
+      replicate: true,
+    });
+  }
+
+  forward(x: Tensor, residual: Tensor | null = null): Tensor {
+    return this.conv.forward(x, residual);
+  }
+}
+
+/** Layer norm over channels (…, C), with affine parameters unless told otherwise. */
+export class LayerNorm extends Module {
+  weight: Parameter | null;
+  bias: Parameter | null;
+
+  constructor(
+    channels: number,
+    init: Initializer,
+    private _options: { eps?: number; affine?: boolean } = {},
+  ) {
+    super();
+    const affine = _options.affine !== false;
+    this.weight = affine ? init.constant([channels], 1) : null;
+    this.bias = affine ? init.constant([channels], 0) : null;
+  }
+
+  forward(x: Tensor, options: { modulation?: Modulation | null; activation?: "none" | "silu" } = {}): Tensor {
+    return normAct(x, { kind: "layer_norm", eps: this._options.eps ?? 1e-6, weight: this.weight, bias: this.bias, ...options });
+  }
+}
+
+/**
+ * PixArt's timestep embedding: 256 sinusoids, Linear, SiLU, Linear. Keys `timestep_embedder.linear_1|2`.
+ */
+export class TimestepEmbedding extends Module {
+  timestep_embedder: Module & { linear_1: Linear; linear_2: Linear };
+
+  constructor(width: number, init: Initializer) {
+    super();
+    this.timestep_embedder = new (class extends Module {
+      linear_1 = new Linear(256, width, init);
+      linear_2 = new Linear(width, width, init);
+    })();
+  }
+
+  /** t (N) f32, already multiplied by 1000: (N, width) f32. */
+  forward(t: Tensor): Tensor {
+    const { linear_1, linear_2 } = this.timestep_embedder;
+    return linear_2.forward(linear_1.forward(sinusoid(t, 256), "silu"));
+  }
+}

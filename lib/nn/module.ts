@@ -1,0 +1,176 @@
+import { check, LtxError } from "../errors.js";
+import { normal, uniform } from "../ops/index.js";
+import { affine } from "../ops/elementwise.js";
+import * as native from "../native.js";
+import { type Device, keep, noGrad, scope, type Shape, Tensor, empty } from "../tensor/index.js";
+
+/** How a parameter lies in a checkpoint, where that differs from memory: convolution weights are (O,I,T,Y,X) there. */
+export type ParameterLayout = "plain" | "conv";
+
+/** A trainable f32 tensor of a module. */
+export class Parameter extends Tensor {
+  layout: ParameterLayout = "plain";
+  /** Whether an optimizer updates it. */
+  trainable = true;
+
+  /** The shape under which checkpoints store it. */
+  get checkpointShape(): Shape {
+    if (this.layout === "plain") return this.shape;
+    const [o, t, y, x, i] = this.shape;
+    return [o, i, t, y, x];
+  }
+}
+
+/** Fresh values, from a stream of their own for each parameter. */
+export class Initializer {
+  private purpose = 0;
+  constructor(
+    readonly device: Device,
+    readonly seed = 0,
+  ) {}
+
+  private make(shape: Shape, fill: (purpose: number) => Tensor): Parameter {
+    const purpose = this.purpose++;
+    const parameter = keep(new Parameter(native.empty(this.device.handle, "f32", "parameters", shape), [...shape], "f32", this.device));
+    native.markParameter(parameter.handle);
+    parameter.requiresGrad = true;
+    noGrad(() => scope(() => native.run("cast", [fill(purpose).handle, parameter.handle], [1, 0])));
+    return parameter;
+  }
+
+  /** U(-bound, bound). */
+  uniform(shape: Shape, bound: number): Parameter {
+    const { seed, device } = this;
+    return this.make(shape, (purpose) => affine(uniform(shape, { seed, step: 0, purpose }, { device }), 2 * bound, -bound));
+  }
+
+  /** N(mean, std²). */
+  normal(shape: Shape, std: number, mean = 0): Parameter {
+    const { seed, device } = this;
+    return this.make(shape, (purpose) => affine(normal(shape, { seed, step: 0, purpose }, { device }), std, mean));
+  }
+
+  constant(shape: Shape, value: number): Parameter {
+    const { device } = this;
+    return this.make(shape, () => {
+      const y = empty(shape, { device });
+      native.run("fill", [y.handle], [value]);
+      return y;
+    });
+  }
+}
+
+/**
+ * A part of a model. Its parameters and sub-modules are its own properties (arrays of modules too), so property names
+ * are state-dict keys; a property that starts with `_` is not part of the state.
+ */
+export abstract class Module {
+  /** Whether dropout and the like act as in training. */
+  training = true;
+
+  /** Name and parameter, depth first, in the order of definition. */
+  *namedParameters(prefix = ""): Generator<[string, Parameter]> {
+    for (const [key, value] of Object.entries(this)) {
+      if (key.startsWith("_")) continue;
+      yield* walk(`${prefix}${key}`, value);
+    }
+  }
+
+  parameters(): Parameter[] {
+    return [...this.namedParameters()].map(([, parameter]) => parameter);
+  }
+
+  get device(): Device {
+    return this.parameters()[0].device;
+  }
+
+  /** The number of values in all parameters. */
+  get parameterCount(): number {
+    return this.parameters().reduce((n, p) => n + p.size, 0);
+  }
+
+  /** Switches gradients on or off for all parameters. */
+  requiresGrad(on: boolean): this {
+    for (const parameter of this.parameters()) parameter.requiresGrad = on;
+    return this;
+  }
+
+  zeroGrad(): void {
+    for (const parameter of this.parameters()) {
+      parameter.grad?.dispose();
+      parameter.grad = null;
+    }
+  }
+
+  /** Values by key, in the shapes and the order of axes of the references' checkpoints. */
+  async stateDict(prefix = ""): Promise<Map<string, { shape: Shape; data: Float32Array }>> {
+    const entries = [...this.namedParameters(prefix)];
+    const read = await Promise.all(entries.map(([, p]) => p.read() as Promise<Float32Array>));
+    return new Map(entries.map(([key, p], i) => [key, { shape: p.checkpointShape, data: toCheckpoint(p, read[i]) }]));
+  }
+
+  /**
+   * Loads values by key. Nothing is written unless every key is there with its shape.
+   * @throws {LtxError} `checkpoint` listing the first keys that are missing, unexpected or of another shape.
+   */
+  loadStateDict(state: ReadonlyMap<string, { shape: Shape; data: Float32Array }>, prefix = ""): void {
+    const mine = new Map(this.namedParameters(prefix));
+    const problems: string[] = [];
+    for (const [key, parameter] of mine) {
+      const entry = state.get(key);
+      const expected = parameter.checkpointShape;
+      if (!entry) problems.push(`${key} is missing (expected [${expected}])`);
+      else if (entry.shape.join() !== expected.join()) problems.push(`${key} has shape [${entry.shape}], expected [${expected}]`);
+    }
+    for (const key of state.keys()) if (!mine.has(key)) problems.push(`${key} is not part of this model`);
+    if (problems.length > 0) {
+      const shown = problems.slice(0, 5).join("; ");
+      const more = problems.length > 5 ? ` and ${problems.length - 5} more` : "";
+      throw new LtxError("checkpoint", `the checkpoint does not fit the model: ${shown}${more}`);
+    }
+    for (const [key, parameter] of mine) {
+      const entry = state.get(key);
+      if (entry) parameter.write(fromCheckpoint(parameter, entry.data));
+    }
+  }
+
+  dispose(): void {
+    for (const parameter of this.parameters()) parameter.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+function* walk(key: string, value: unknown): Generator<[string, Parameter]> {
+  if (value instanceof Parameter) yield [key, value];
+  else if (value instanceof Module) yield* value.namedParameters(`${key}.`);
+  else if (Array.isArray(value)) for (const [i, item] of value.entries()) yield* walk(`${key}.${i}`, item);
+}
+
+/** Memory order to checkpoint order: (O,T,Y,X,I) to (O,I,T,Y,X). */
+export function toCheckpoint(parameter: Parameter, data: Float32Array): Float32Array {
+  if (parameter.layout === "plain") return data;
+  const [o, t, y, x, i] = parameter.shape;
+  return swapInner(data, o, t * y * x, i);
+}
+
+/** Checkpoint order to memory order. */
+export function fromCheckpoint(parameter: Parameter, data: Float32Array): Float32Array {
+  if (parameter.layout === "plain") return data;
+  const [o, t, y, x, i] = parameter.shape;
+  return swapInner(data, o, i, t * y * x);
+}
+
+/** (outer, a, b) to (outer, b, a). */
+function swapInner(data: Float32Array, outer: number, a: number, b: number): Float32Array {
+  check(data.length === outer * a * b, "shape_mismatch", () => `[state dict] ${data.length} values do not fit ${outer}·${a}·${b}`);
+  const result = new Float32Array(data.length);
+  for (let o = 0; o < outer; o++) {
+    const base = o * a * b;
+    for (let i = 0; i < a; i++) for (let j = 0; j < b; j++) result[base + j * a + i] = data[base + i * b + j];
+  }
+  return result;
+}
+

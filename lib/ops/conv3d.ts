@@ -1,0 +1,71 @@
+import { check } from "../errors.js";
+import { empty, launch, record, type Shape, sameDevice, type Tensor } from "../tensor/index.js";
+
+export interface Conv3dOptions {
+  /** (time, height, width). */
+  stride?: readonly [number, number, number];
+  /** Frames added in front and behind. */
+  padTime?: readonly [number, number];
+  /** Whether those frames repeat the first and the last one; else they are zero. */
+  replicate?: boolean;
+  /** Zeros added on each side of height and width. */
+  padSpace?: readonly [number, number];
+}
+
+/** The output shape (B, F', H', W', Co) of a convolution. */
+export function conv3dShape(x: Shape, w: Shape, options: Conv3dOptions): Shape {
+  const { stride = [1, 1, 1], padTime = [0, 0], padSpace = [0, 0] } = options;
+  const out = (size: number, pad: number, kernel: number, step: number) => Math.floor((size + pad - kernel) / step) + 1;
+  return [
+    x[0],
+    out(x[1], padTime[0] + padTime[1], w[1], stride[0]),
+    out(x[2], 2 * padSpace[0], w[2], stride[1]),
+    out(x[3], 2 * padSpace[1], w[3], stride[2]),
+    w[0],
+  ];
+}
+
+/**
+ * 3D convolution: x (B,F,H,W,Ci) in f32 or bf16, w (Co,kt,kh,kw,Ci) and bias (Co) f32 parameters, result
+ * (B,F',H',W',Co) in x's dtype, plus `residual` of that shape. Time is padded inside the kernel, no copy is made.
+ * @throws {LtxError} `shape_mismatch` when channels don't match or the kernel doesn't fit the padded input.
+ */
+export function conv3d(
+  x: Tensor,
+  w: Tensor,
+  bias: Tensor | null = null,
+  options: Conv3dOptions = {},
+  residual: Tensor | null = null,
+): Tensor {
+  check(x.dims === 5 && w.dims === 5, "shape_mismatch", () => {
+    return `[conv3d] expects input (B,F,H,W,C) and weight (O,T,Y,X,I), got [${x.shape}] and [${w.shape}]`;
+  });
+  check(x.shape[4] === w.shape[4], "shape_mismatch", () => {
+    return `[conv3d] weight expects ${w.shape[4]} input channels, got ${x.shape[4]} (input shape [${x.shape}])`;
+  });
+  check(!bias || bias.size === w.shape[0], "shape_mismatch", () => `[conv3d] bias expects [${w.shape[0]}], got [${bias?.shape}]`);
+  check(w.dtype === "f32", "dtype_mismatch", () => `[conv3d] weight must be f32, got ${w.dtype}`);
+  const { stride = [1, 1, 1], padTime = [0, 0], padSpace = [0, 0], replicate = false } = options;
+  check([...stride].every((s) => Number.isInteger(s) && s > 0), "invalid_argument", () => `[conv3d] stride [${stride}] must be positive`);
+  const pads = [...padTime, ...padSpace];
+  check(pads.every((p) => Number.isInteger(p) && p >= 0), "invalid_argument", () => `[conv3d] padding [${pads}] must not be negative`);
+  const shape = conv3dShape(x.shape, w.shape, options);
+  check(shape.every((d) => d >= 0) && (x.size === 0 || shape.slice(1).every((d) => d > 0)), "shape_mismatch", () => {
+    return `[conv3d] kernel [${w.shape.slice(1, 4)}] is larger than the padded input [${x.shape}]`;
+  });
+  check(!residual || residual.shape.join() === shape.join(), "shape_mismatch", () => {
+    return `[conv3d] residual expects [${shape}], got [${residual?.shape}]`;
+  });
+  sameDevice("conv3d", x, w, bias, residual);
+  const scalars = [...stride, ...pads, replicate ? 1 : 0];
+  const y = empty(shape, { dtype: x.dtype, device: x.device });
+  launch("conv3d", [x, w, bias, residual, y], scalars);
+  return record("conv3d", y, [x, w, bias, residual], [x, w], (grad, needs) => {
+    const dx = needs[0] ? empty(x.shape, { dtype: x.dtype, device: x.device }) : null;
+    if (dx) launch("conv3d_backward_input", [grad, w, dx], scalars);
+    const dw = needs[1] || needs[2] ? empty(w.shape, { device: w.device }) : null;
+    const dbias = bias && needs[2] ? empty(bias.shape, { device: w.device }) : null;
+    if (dw) launch("conv3d_backward_weight", [x, grad, dw, dbias], scalars);
+    return [dx, dw, dbias, residual && needs[3] ? grad : null];
+  });
+}

@@ -1,0 +1,14 @@
+export * from "./attention.js";
+export * from "./conv3d.js";
+export * from "./elementwise.js";
+export * from "./embedding.js";
+export type { LossKind, NormKind, UnaryKind } from "./enums.js";
+export * from "./linear.js";
+export * from "./modulate.js";
+export * from "./norm.js";
+export * from "./optimizer.js";
+export * from "./posterior.js";
+export * from "./random.js";
+export * from "./rearrange.js";
+export * from "./reduce.js";
+export * from "./wavelet.js";

@@ -1,0 +1,35 @@
+import { check } from "../errors.js";
+import { empty, launch, record, type Shape, sameDevice, type Tensor, wantsGrad } from "../tensor/index.js";
+import { Unary, type UnaryKind } from "./enums.js";
+
+/**
+ * act(x wᵀ + bias): x (…, K) in f32 or bf16, w (N, K) and bias (N) f32 parameters, result (…, N) in x's dtype.
+ * The product accumulates in f32; with bf16 input the weight is read as bf16.
+ * @throws {LtxError} `shape_mismatch`, `dtype_mismatch`.
+ */
+export function linear(x: Tensor, w: Tensor, bias: Tensor | null = null, activation: UnaryKind = "none"): Tensor {
+  const [outputs, inputs] = w.shape;
+  check(w.dims === 2 && x.shape[x.dims - 1] === inputs, "shape_mismatch", () => {
+    return `[linear] weight [${w.shape}] expects ${inputs} input features, got ${x.shape[x.dims - 1]} (input shape [${x.shape}])`;
+  });
+  check(!bias || bias.size === outputs, "shape_mismatch", () => `[linear] bias expects [${outputs}], got [${bias?.shape}]`);
+  check(w.dtype === "f32", "dtype_mismatch", () => `[linear] weight must be f32, got ${w.dtype}`);
+  sameDevice("linear", x, w, bias);
+  const shape: Shape = [...x.shape.slice(0, -1), outputs];
+  const y = empty(shape, { dtype: x.dtype, device: x.device });
+  const pre = activation !== "none" && wantsGrad(x, w, bias) ? empty(shape, { dtype: x.dtype, device: x.device }) : null;
+  launch("linear", [x, w, bias, y, pre], [Unary[activation]]);
+  return record("linear", y, [x, w, bias], [x, w, pre], (grad, needs) => {
+    let dpre = grad;
+    if (pre) {
+      dpre = empty(shape, { dtype: grad.dtype, device: grad.device });
+      launch("unary_backward", [pre, grad, dpre], [Unary[activation], 0, 0]);
+    }
+    const dx = needs[0] ? empty(x.shape, { dtype: x.dtype, device: x.device }) : null;
+    if (dx) launch("linear_backward_input", [dpre, w, dx]);
+    const dw = needs[1] || needs[2] ? empty(w.shape, { device: w.device }) : null;
+    const dbias = bias && needs[2] ? empty(bias.shape, { device: w.device }) : null;
+    if (dw) launch("linear_backward_weight", [x, dpre, dw, dbias]);
+    return [dx, dw, dbias];
+  });
+}

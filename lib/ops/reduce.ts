@@ -1,0 +1,53 @@
+import { check } from "../errors.js";
+import { alias, empty, launch, record, type Shape, sameDevice, type Tensor } from "../tensor/index.js";
+import { Loss, type LossKind, Reduce } from "./enums.js";
+
+const perSample = (x: Tensor, samples: number): Shape => [samples, samples ? x.size / samples : 0];
+
+function reduced(kind: keyof typeof Reduce, x: Tensor, samples: number, scale: number, shape: Shape): Tensor {
+  const y = empty(shape, { device: x.device });
+  const flat = perSample(x, samples);
+  const scalars = [Reduce[kind], scale];
+  launch("reduce", [alias(x, flat), alias(y, [samples])], scalars);
+  return record(kind, y, [x], kind === "sum" ? [] : [x], (grad) => {
+    const dx = empty(x.shape, { dtype: x.dtype, device: x.device });
+    // The sum's backward reads only the shape of x, so its own output stands in.
+    const source = kind === "sum" ? dx : x;
+    launch("reduce_backward", [alias(source, flat), alias(grad, [samples]), alias(dx, flat)], scalars);
+    return [dx];
+  });
+}
+
+/** The sum of all values, f32 (1). */
+export const sum = (x: Tensor): Tensor => reduced("sum", x, 1, 1, [1]);
+/** The mean of all values, f32 (1). */
+export const mean = (x: Tensor): Tensor => reduced("sum", x, 1, x.size ? 1 / x.size : 0, [1]);
+/** The sum over each sample: x (B, …) to (B) f32. */
+export const sumSamples = (x: Tensor): Tensor => reduced("sum", x, x.shape[0], 1, [x.shape[0]]);
+/** The mean over each sample: x (B, …) to (B) f32. */
+export const meanSamples = (x: Tensor): Tensor =>
+  reduced("sum", x, x.shape[0], x.size ? x.shape[0] / x.size : 0, [x.shape[0]]);
+/** The sum of squares of all values, f32 (1). */
+export const sumSquares = (x: Tensor): Tensor => reduced("sum_squares", x, 1, 1, [1]);
+
+/**
+ * scale · Σ |a - b| (l1) or scale · Σ (a - b)² (l2) over each sample: a, b (B, …) to (B) f32.
+ */
+export function pairLoss(kind: LossKind, a: Tensor, b: Tensor, scale = 1): Tensor {
+  check(a.size === b.size, "shape_mismatch", () => `[pair_loss] operands differ in shape: [${a.shape}] and [${b.shape}]`);
+  sameDevice("pair_loss", a, b);
+  const flat = perSample(a, a.shape[0]);
+  const scalars = [Loss[kind], scale];
+  const y = empty([a.shape[0]], { device: a.device });
+  launch("pair_loss", [alias(a, flat), alias(b, flat), y], scalars);
+  const toward = (from: Tensor, to: Tensor, grad: Tensor): Tensor => {
+    const d = empty(from.shape, { dtype: from.dtype, device: from.device });
+    launch("pair_loss_backward", [alias(from, flat), alias(to, flat), grad, alias(d, flat)], scalars);
+    return d;
+  };
+  // Both losses are symmetric, so the gradient of b is that of a with the roles exchanged.
+  return record("pair_loss", y, [a, b], [a, b], (grad, needs) => [
+    needs[0] ? toward(a, b, grad) : null,
+    needs[1] ? toward(b, a, grad) : null,
+  ]);
+}

@@ -1,0 +1,65 @@
+import { adamUpdate, globalNorm } from "../ops/index.js";
+import type { Parameter } from "../nn/index.js";
+import { check } from "../errors.js";
+import { empty, keep, launch, type Tensor } from "../tensor/index.js";
+
+export interface AdamOptions {
+  lr: number;
+  betas?: readonly [number, number];
+  eps?: number;
+  weightDecay?: number;
+  /** AdamW: the decay acts on the weights, not on the gradients. */
+  decoupled?: boolean;
+  /** Gradients are clipped to this global L2 norm; 0 for none. */
+  maxGradNorm?: number;
+}
+
+/** Adam or AdamW over a fixed list of parameters, as torch.optim's; all of it one kernel a step. */
+export class Adam {
+  /** Counted from 0: the number of updates done. */
+  steps = 0;
+  readonly m: Tensor[];
+  readonly v: Tensor[];
+
+  constructor(
+    readonly parameters: readonly Parameter[],
+    readonly options: AdamOptions,
+  ) {
+    check(parameters.length > 0, "invalid_argument", () => "[adam] no parameters to optimize");
+    const zeros = (p: Parameter) => {
+      const t = keep(empty(p.shape, { device: p.device, group: "optimizer" }));
+      launch("fill", [t], [0]);
+      return t;
+    };
+    this.m = parameters.map(zeros);
+    this.v = parameters.map(zeros);
+  }
+
+  /**
+   * One update with the gradients that backward left, which are freed. Parameters without a gradient stay as they are.
+   * @returns the global norm before clipping, (1) f32, owned by the enclosing scope or the caller. When it is not finite
+   * nothing was changed.
+   */
+  step(lr = this.options.lr): Tensor {
+    const { betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, decoupled = false, maxGradNorm = 0 } = this.options;
+    const active = this.parameters.map((p, i) => ({ p, i })).filter(({ p }) => p.grad !== null);
+    const grads = active.map(({ p }) => p.grad as Tensor);
+    const norm = globalNorm(grads);
+    this.steps++;
+    if (active.length > 0) {
+      adamUpdate(
+        { params: active.map(({ p }) => p), grads, m: active.map(({ i }) => this.m[i]), v: active.map(({ i }) => this.v[i]) },
+        { lr, betas, eps, weightDecay, decoupled, step: this.steps, norm, maxNorm: maxGradNorm },
+      );
+    }
+    for (const { p } of active) {
+      p.grad?.dispose();
+      p.grad = null;
+    }
+    return norm;
+  }
+
+  dispose(): void {
+    for (const t of [...this.m, ...this.v]) t.dispose();
+  }
+}

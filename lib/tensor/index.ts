@@ -1,0 +1,19 @@
+export { backward, isRecording, noGrad, record, wantsGrad } from "./autograd.js";
+export { type BackendStatus, backends, Device, device } from "./device.js";
+export { keep, scope } from "./scope.js";
+export {
+  alias,
+  type DType,
+  empty,
+  launch,
+  type MemoryGroup,
+  narrow,
+  type Shape,
+  sameDevice,
+  sizeOf,
+  Tensor,
+  type TensorOptions,
+  type TypedArray,
+  widen,
+  withMemoryGroup,
+} from "./tensor.js";

@@ -1,0 +1,232 @@
+import { check, LtxError } from "../errors.js";
+import * as native from "../native.js";
+import type { DType, MemoryGroup } from "../native.js";
+import type { Node } from "./autograd.js";
+import { type Device, device as openDevice } from "./device.js";
+import { adopt } from "./scope.js";
+
+export type { DType, MemoryGroup };
+export type TypedArray = Float32Array | Int32Array | Uint8Array | Uint16Array;
+export type Shape = readonly number[];
+
+export interface TensorOptions {
+  dtype?: DType;
+  device?: Device;
+  /** What the memory is for, in reports. */
+  group?: MemoryGroup;
+}
+
+export function sizeOf(shape: Shape): number {
+  let n = 1;
+  for (const d of shape) n *= d;
+  return n;
+}
+
+let allocationGroup: MemoryGroup = "activations";
+
+/** Counts what `body` allocates as `group`, unless an allocation names its own. */
+export function withMemoryGroup<T>(group: MemoryGroup, body: () => T): T {
+  const before = allocationGroup;
+  allocationGroup = group;
+  try {
+    return body();
+  } finally {
+    allocationGroup = before;
+  }
+}
+
+/**
+ * A contiguous row-major array on a device. Memory is owned, not collected: it is freed when the handle is disposed
+ * (by {@link dispose}, or by the {@link scope} it was made in) and the tape needs it no longer.
+ */
+export class Tensor {
+  readonly shape: Shape;
+  readonly dtype: DType;
+  readonly device: Device;
+  readonly size: number;
+  /** Whether {@link backward} leaves a gradient here. Only leaves may set it. */
+  requiresGrad = false;
+  /** The gradient, after backward, of a leaf that requires one. */
+  grad: Tensor | null = null;
+  /** @internal The tape's record of the op that made this tensor. */
+  gradFn: Node | null = null;
+  /** @internal Whether the user's handle is still valid. */
+  alive = true;
+  /** @internal Whether another tensor has the same memory. */
+  isView = false;
+  private holds = 0;
+  private id: number;
+
+  /** @internal Use {@link Tensor.from}, {@link empty} or an op. */
+  constructor(id: number, shape: Shape, dtype: DType, device: Device) {
+    this.id = id;
+    this.shape = shape;
+    this.dtype = dtype;
+    this.device = device;
+    this.size = sizeOf(shape);
+    adopt(this);
+  }
+
+  /** Copies `data` to the device. Uint16Array holds bf16 bits; other arrays are converted to `dtype` where they differ. */
+  static from(data: TypedArray | readonly number[], shape: Shape, options: TensorOptions = {}): Tensor {
+    const dtype = options.dtype ?? (data instanceof Int32Array ? "i32" : data instanceof Uint8Array ? "u8" : "f32");
+    check(data.length === sizeOf(shape), "shape_mismatch", () => {
+      return `[tensor] shape [${shape}] holds ${sizeOf(shape)} values, got ${data.length}`;
+    });
+    const result = empty(shape, { ...options, dtype });
+    native.upload(result.handle, convert(data, dtype));
+    return result;
+  }
+
+  /** @internal The native number; throws when the tensor was disposed. */
+  get handle(): number {
+    check(this.alive || this.holds > 0, "disposed", () => `tensor [${this.shape}] was used after it was disposed`);
+    return this.id;
+  }
+
+  get dims(): number {
+    return this.shape.length;
+  }
+
+  /** Whether ops on this tensor are recorded. */
+  get tracked(): boolean {
+    return this.requiresGrad || this.gradFn !== null;
+  }
+
+  /** @internal Keeps the memory past the handle's life, for the tape. */
+  hold(): this {
+    this.holds++;
+    return this;
+  }
+
+  /** @internal */
+  unhold(): void {
+    this.holds--;
+    this.freeIfUnused();
+  }
+
+  /** Ends the handle's life. Harmless when repeated. */
+  dispose(): void {
+    if (!this.alive) return;
+    this.alive = false;
+    const node = this.gradFn;
+    this.gradFn = null;
+    this.freeIfUnused();
+    node?.release();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  private freeIfUnused(): void {
+    if (this.alive || this.holds > 0 || this.id === 0) return;
+    native.release(this.id);
+    this.id = 0;
+    this.grad?.dispose();
+  }
+
+  /** The values as f32, i32 or u8 (bf16 is widened to f32), once all that was queued before has run. */
+  async read(): Promise<Float32Array | Int32Array | Uint8Array> {
+    const buffer = await native.read(this.handle);
+    switch (this.dtype) {
+      case "f32":
+        return new Float32Array(buffer);
+      case "i32":
+        return new Int32Array(buffer);
+      case "u8":
+        return new Uint8Array(buffer);
+      case "bf16":
+        return widen(new Uint16Array(buffer));
+    }
+  }
+
+  /** The raw bytes in the tensor's own dtype. */
+  async readBytes(): Promise<Uint8Array> {
+    return new Uint8Array(await native.read(this.handle));
+  }
+
+  /** The single value of a tensor of size 1. */
+  async item(): Promise<number> {
+    check(this.size === 1, "shape_mismatch", () => `[item] needs a tensor of one element, got shape [${this.shape}]`);
+    return (await this.read())[0];
+  }
+
+  /** Overwrites the values in place, e.g. of a parameter that is loaded. */
+  write(data: TypedArray | readonly number[]): void {
+    check(data.length === this.size, "shape_mismatch", () => {
+      return `[write] tensor [${this.shape}] holds ${this.size} values, got ${data.length}`;
+    });
+    native.upload(this.handle, convert(data, this.dtype));
+  }
+
+  toString(): string {
+    return `Tensor(${this.dtype} [${this.shape}] on ${this.device})`;
+  }
+}
+
+/** Memory without defined values. Zero-sized dimensions are legal. */
+export function empty(shape: Shape, options: TensorOptions = {}): Tensor {
+  const { dtype = "f32", group = allocationGroup } = options;
+  check(shape.length <= 8 && shape.every((d) => Number.isSafeInteger(d) && d >= 0), "invalid_argument", () => {
+    return `[tensor] shape [${shape}] is not a list of at most 8 non-negative integers`;
+  });
+  const target = options.device ?? openDevice();
+  return new Tensor(native.empty(target.handle, dtype, group, shape), [...shape], dtype, target);
+}
+
+/** @internal The same memory under another shape, `offset` elements further; not recorded. */
+export function alias(x: Tensor, shape: Shape, offset = 0): Tensor {
+  const result = new Tensor(native.view(x.handle, shape, offset), [...shape], x.dtype, x.device);
+  result.isView = true;
+  return result;
+}
+
+/** @internal Queues a kernel by its name in native/runtime/ops.def. */
+export function launch(op: string, tensors: readonly (Tensor | null | undefined)[], scalars: readonly number[] = []): void {
+  native.run(
+    op,
+    tensors.map((tensor) => (tensor ? tensor.handle : 0)),
+    scalars,
+  );
+}
+
+function convert(data: TypedArray | readonly number[], dtype: DType): NodeJS.TypedArray {
+  switch (dtype) {
+    case "f32":
+      return data instanceof Float32Array ? data : Float32Array.from(data);
+    case "i32":
+      return data instanceof Int32Array ? data : Int32Array.from(data);
+    case "u8":
+      return data instanceof Uint8Array ? data : Uint8Array.from(data);
+    case "bf16":
+      return data instanceof Uint16Array ? data : narrow(Float32Array.from(data));
+  }
+}
+
+/** f32 to the bits of bf16, rounded to nearest even. */
+export function narrow(values: Float32Array): Uint16Array {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  return Uint16Array.from(bits, (u) => {
+    if ((u & 0x7fffffff) > 0x7f800000) return (u >>> 16) | 0x40;
+    return (u + 0x7fff + ((u >>> 16) & 1)) >>> 16;
+  });
+}
+
+/** The bits of bf16 to f32. */
+export function widen(bits: Uint16Array): Float32Array {
+  const result = new Uint32Array(bits.length);
+  for (let i = 0; i < bits.length; i++) result[i] = bits[i] << 16;
+  return new Float32Array(result.buffer);
+}
+
+/** Throws unless all tensors share one device. */
+export function sameDevice(op: string, ...tensors: (Tensor | null | undefined)[]): Device {
+  const present = tensors.filter((t) => t !== null && t !== undefined);
+  for (const tensor of present) {
+    if (tensor.device !== present[0].device) {
+      throw new LtxError("invalid_argument", `[${op}] operands are on ${present[0].device} and ${tensor.device}`);
+    }
+  }
+  return present[0].device;
+}

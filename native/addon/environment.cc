@@ -1,0 +1,255 @@
+#include "environment.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <future>
+#include <map>
+#include <utility>
+
+namespace ltx {
+namespace {
+
+// Devices are shared by all environments of the process and closed with the last of them.
+std::shared_ptr<Device> shared_device(const std::string& library) {
+  static std::mutex mutex;
+  static std::map<std::string, std::weak_ptr<Device>> devices;
+  std::lock_guard lock(mutex);
+  if (auto device = devices[library].lock()) return device;
+  auto device = Device::open(library);
+  if (const char* limit = std::getenv("LTX_MEMORY_LIMIT")) device->allocator().set_limit(std::strtoull(limit, nullptr, 10));
+  devices[library] = device;
+  return device;
+}
+
+// Waits until all that is queued now has run.
+void wait_for(Device& device, const std::shared_ptr<Client>& client) {
+  std::promise<void> reached;
+  Task task;
+  task.client = client;
+  task.action = [&](bool) { reached.set_value(); };
+  device.enqueue(std::move(task));
+  reached.get_future().wait();
+}
+
+Napi::Error coded(Napi::Env env, const char* code, const std::string& message) {
+  Napi::Error error = Napi::Error::New(env, message);
+  error.Set("code", code);
+  return error;
+}
+
+}  // namespace
+
+// A promise on its way back to JavaScript, with the bytes that were read.
+struct Environment::Settlement {
+  Napi::Promise::Deferred deferred;
+  void* data = nullptr;
+  size_t bytes = 0;
+  std::string error;
+  explicit Settlement(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
+  ~Settlement() { std::free(data); }
+};
+
+Environment::Environment(Napi::Env env) : env_(env), tensors_(1) {
+  napi_value name = Napi::String::New(env, "ltx-native read");
+  if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, settle,
+                                      &settle_function_) != napi_ok) {
+    throw Napi::Error::New(env, "cannot create the read queue");
+  }
+  napi_unref_threadsafe_function(env, settle_function_);  // only pending reads keep the process alive
+  // Registered after the function, so it runs before the function is torn down.
+  napi_add_env_cleanup_hook(env, [](void* self) { static_cast<Environment*>(self)->close(); }, this);
+}
+
+Environment::~Environment() { close(); }
+
+void Environment::close() {
+  if (devices_.empty() && tensors_.empty()) return;
+  client_->cancel();
+  tensors_.clear();
+  free_ids_.clear();
+  for (auto& device : devices_) device->drain(client_);
+  devices_.clear();
+}
+
+int Environment::open(const std::string& library) {
+  auto device = shared_device(library);
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    if (devices_[i] == device) return static_cast<int>(i);
+  }
+  devices_.push_back(device);
+  return static_cast<int>(devices_.size()) - 1;
+}
+
+const std::shared_ptr<Device>& Environment::device(int index) const {
+  if (index < 0 || index >= static_cast<int>(devices_.size())) throw Napi::Error::New(env_, "no such device");
+  return devices_[index];
+}
+
+TensorRecord& Environment::tensor(int32_t id) {
+  if (id <= 0 || id >= static_cast<int32_t>(tensors_.size()) || !tensors_[id].storage) {
+    throw coded(env_, "disposed", "tensor " + std::to_string(id) + " is disposed");
+  }
+  return tensors_[id];
+}
+
+int32_t Environment::insert(TensorRecord record) {
+  int32_t id;
+  if (free_ids_.empty()) {
+    id = static_cast<int32_t>(tensors_.size());
+    tensors_.emplace_back();
+  } else {
+    id = free_ids_.back();
+    free_ids_.pop_back();
+  }
+  tensors_[id] = std::move(record);
+  return id;
+}
+
+int32_t Environment::create(int device_index, LtxDtype dtype, MemoryGroup group, int dims, const double* shape) {
+  TensorRecord record;
+  record.dims = dims;
+  record.dtype = dtype;
+  for (int i = 0; i < dims; ++i) record.shape[i] = static_cast<int64_t>(shape[i]);
+  const auto& owner = device(device_index);
+  try {
+    record.storage = std::make_shared<Storage>(owner, client_, record.bytes(), group);
+  } catch (const OutOfMemory&) {
+    wait_for(*owner, client_);
+    owner->allocator().trim();
+    try {
+      record.storage = std::make_shared<Storage>(owner, client_, record.bytes(), group);
+    } catch (const OutOfMemory& error) {
+      throw coded(env_, "out_of_memory", error.what());
+    }
+  }
+  return insert(std::move(record));
+}
+
+int32_t Environment::view(int32_t id, int dims, const double* shape, int64_t offset) {
+  TensorRecord record = tensor(id);
+  record.dims = dims;
+  for (int i = 0; i < dims; ++i) record.shape[i] = static_cast<int64_t>(shape[i]);
+  record.offset += static_cast<size_t>(offset) * dtype_size(record.dtype);
+  const TensorRecord& source = tensor(id);
+  if (record.offset + record.bytes() > source.offset + source.bytes()) {
+    throw coded(env_, "shape_mismatch", "a view may not reach past its tensor");
+  }
+  return insert(std::move(record));
+}
+
+void Environment::release(int32_t id) {
+  tensor(id).storage.reset();
+  free_ids_.push_back(id);
+}
+
+void Environment::upload(int32_t id, const void* data, size_t bytes) {
+  TensorRecord& target = tensor(id);
+  if (bytes != target.bytes()) throw coded(env_, "shape_mismatch", "upload of the wrong size");
+  if (bytes == 0) return;
+  std::shared_ptr<char[]> copy(new char[bytes]);
+  std::memcpy(copy.get(), data, bytes);
+  target.storage->touch();
+  Task task;
+  task.client = client_;
+  task.action = [copy, bytes, destination = target.view().data, backend = target.storage->device()->backend()](bool skip) {
+    if (!skip) backend->copy_in(destination, copy.get(), bytes);
+  };
+  target.storage->device()->enqueue(std::move(task));
+}
+
+void Environment::run(int op, const int32_t* operands, int tensor_count, const double* values, int scalar_count) {
+  const OpSignature& expected = signature(op);
+  const int listed = tensor_count - expected.required_or_optional;
+  const bool count_fits = expected.lists ? listed >= 0 && listed % expected.lists == 0 : listed == 0;
+  if (!count_fits || scalar_count != expected.scalar_count) {
+    throw coded(env_, "native", "[" + std::string(op_name(op)) + "] wrong number of operands or scalars");
+  }
+  Task task;
+  task.client = client_;
+  task.op = op;
+  task.tensors.resize(tensor_count);
+  Device* target = nullptr;
+  for (int i = 0; i < tensor_count; ++i) {
+    const bool fixed = i < expected.required_or_optional;
+    if (operands[i] == 0) {
+      if (!fixed || !expected.optional[i]) {
+        throw coded(env_, "native", "[" + std::string(op_name(op)) + "] operand " +
+                                        expected.operand_names[fixed ? i : expected.required_or_optional] + " is missing");
+      }
+      task.tensors[i].dims = -1;
+      continue;
+    }
+    TensorRecord& record = tensor(operands[i]);
+    if (target && target != record.storage->device().get()) {
+      throw coded(env_, "native", "[" + std::string(op_name(op)) + "] operands are on different devices");
+    }
+    target = record.storage->device().get();
+    if (i >= expected.first_output) record.storage->touch();
+    task.tensors[i] = record.view();
+  }
+  if (!target) return;
+  task.scalars.assign(values, values + scalar_count);
+  target->enqueue(std::move(task));
+}
+
+Napi::Promise Environment::await(const std::shared_ptr<Device>& device, TensorRecord* source) {
+  auto* settlement = new Settlement(env_);
+  Napi::Promise promise = settlement->deferred.Promise();
+  const size_t bytes = source ? source->bytes() : 0;
+  const void* from = source ? source->view().data : nullptr;
+  if (pending_reads_++ == 0) napi_ref_threadsafe_function(env_, settle_function_);
+  Task task;
+  task.client = client_;
+  task.action = [settlement, bytes, from, client = client_, backend = device->backend(),
+                 function = settle_function_](bool) {
+    if (client->cancelled()) {
+      delete settlement;
+      return;
+    }
+    if (client->failed()) {
+      settlement->error = client->take_error();
+    } else if (bytes) {
+      settlement->data = std::malloc(bytes);
+      settlement->bytes = bytes;
+      if (settlement->data) {
+        backend->copy_out(settlement->data, from, bytes);
+      } else {
+        settlement->error = "out of memory: " + std::to_string(bytes) + " bytes on the host";
+      }
+    }
+    if (napi_call_threadsafe_function(function, settlement, napi_tsfn_nonblocking) != napi_ok) delete settlement;
+  };
+  device->enqueue(std::move(task));
+  return promise;
+}
+
+void Environment::settle(napi_env raw, napi_value, void* context, void* data) {
+  auto* settlement = static_cast<Settlement*>(data);
+  if (!raw) {
+    delete settlement;
+    return;
+  }
+  Napi::Env env(raw);
+  Napi::HandleScope scope(env);
+  auto* self = static_cast<Environment*>(context);
+  if (--self->pending_reads_ == 0) napi_unref_threadsafe_function(raw, self->settle_function_);
+  if (!settlement->error.empty()) {
+    settlement->deferred.Reject(coded(env, "native", settlement->error).Value());
+  } else if (settlement->bytes) {
+    void* bytes = std::exchange(settlement->data, nullptr);
+    settlement->deferred.Resolve(
+        Napi::ArrayBuffer::New(env, bytes, settlement->bytes, [](Napi::Env, void* memory) { std::free(memory); }));
+  } else {
+    settlement->deferred.Resolve(Napi::ArrayBuffer::New(env, 0));
+  }
+  delete settlement;
+}
+
+Napi::Promise Environment::read(int32_t id) {
+  TensorRecord& source = tensor(id);
+  return await(source.storage->device(), &source);
+}
+
+Napi::Promise Environment::synchronize(int index) { return await(device(index), nullptr); }
+
+}  // namespace ltx

@@ -1,0 +1,64 @@
+// What one JavaScript environment (the main thread or a worker thread) holds: its tensors, its devices, its promises.
+#pragma once
+#include <napi.h>
+
+#include <memory>
+#include <vector>
+
+#include "../runtime/storage.h"
+
+namespace ltx {
+
+class Environment {
+ public:
+  explicit Environment(Napi::Env env);
+  ~Environment();
+  static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
+
+  int open(const std::string& library);
+  const std::shared_ptr<Device>& device(int index) const;
+
+  int32_t create(int device, LtxDtype dtype, MemoryGroup group, int dims, const double* shape);
+  int32_t view(int32_t id, int dims, const double* shape, int64_t offset);
+  void release(int32_t id);
+  TensorRecord& tensor(int32_t id);
+
+  void upload(int32_t id, const void* data, size_t bytes);
+  void run(int op, const int32_t* ids, int tensor_count, const double* scalars, int scalar_count);
+  Napi::Promise read(int32_t id);
+  Napi::Promise synchronize(int device);
+
+  // The buffers through which JavaScript passes ids, shapes and scalars without a call per value.
+  int32_t* ids = nullptr;
+  double* scalars = nullptr;
+  size_t id_capacity = 0, scalar_capacity = 0;
+  Napi::Reference<Napi::TypedArray> id_buffer, scalar_buffer;
+
+ private:
+  struct Settlement;
+  int32_t insert(TensorRecord record);
+  Napi::Promise await(const std::shared_ptr<Device>& device, TensorRecord* source);
+  void close();
+  static void settle(napi_env env, napi_value, void* context, void* data);
+
+  Napi::Env env_;
+  std::shared_ptr<Client> client_ = std::make_shared<Client>();
+  std::vector<std::shared_ptr<Device>> devices_;
+  std::vector<TensorRecord> tensors_;  // index = id; 0 is no tensor
+  std::vector<int32_t> free_ids_;
+  napi_threadsafe_function settle_function_ = nullptr;
+  int pending_reads_ = 0;
+};
+
+// Parsed from ops.def.
+struct OpSignature {
+  int required_or_optional = 0;  // fixed operands
+  int first_output = 0;          // index of the first operand that is written
+  int lists = 0;                 // operands with *, at the end
+  int scalar_count = 0;
+  std::vector<bool> optional;
+  std::vector<std::string> operand_names;
+};
+const OpSignature& signature(int op);
+
+}  // namespace ltx

@@ -1,0 +1,107 @@
+// The CPU backend's table. Built once per instruction set (LTX_CPU_ISA) as libltx_cpu_<isa>.so.
+#include <oneapi/dnnl/dnnl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "common.h"
+#include "weight_cache.h"
+
+namespace ltx::cpu {
+namespace {
+
+using Body = void (*)(const Call&);
+
+template <Body kBody>
+int guarded(const LtxCall* raw) {
+  try {
+    kBody(Call{raw});
+    return 0;
+  } catch (const std::exception& error) {
+    std::snprintf(raw->error, raw->error_size, "%s", error.what());
+  } catch (...) {
+    std::snprintf(raw->error, raw->error_size, "unknown failure");
+  }
+  return 1;
+}
+
+const LtxKernel kKernels[] = {
+#define LTX_OP(name, operands, scalars) guarded<&name>,
+#include "../runtime/ops.def"
+#undef LTX_OP
+};
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+void* allocate(size_t bytes) {
+  const bool huge = bytes >= 2 * kHugePage;
+  void* block = std::aligned_alloc(huge ? kHugePage : 64, bytes);
+  if (block && huge) madvise(block, bytes, MADV_HUGEPAGE);
+  return block;
+}
+
+void release(void* block, size_t) { std::free(block); }
+void copy_in(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
+void copy_out(void* host, const void* device, size_t bytes) { std::memcpy(host, device, bytes); }
+
+size_t memory_total() {
+  return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
+}
+
+void describe(char* json, size_t size) {
+  const dnnl_version_t* v = dnnl_version();
+  std::snprintf(json, size, R"({"isa":"%s","threads":%d,"onednn":"%d.%d.%d","onednn_isa":%d})", LTX_CPU_ISA,
+                omp_get_max_threads(), v->major, v->minor, v->patch, static_cast<int>(dnnl_get_effective_cpu_isa()));
+}
+
+bool supported() {
+  __builtin_cpu_init();
+#if defined(__AVX512F__)
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq");
+#else
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+}
+
+const LtxBackend kBackend = {LTX_BACKEND_VERSION, LTX_OP_COUNT, "cpu",     kKernels,          allocate,     release,
+                             copy_in,             copy_out,     free_weight_cache, memory_total, describe};
+
+}  // namespace
+
+void* scratch(int slot, size_t bytes) {
+  struct Buffer {
+    void* data = nullptr;
+    size_t size = 0;
+    ~Buffer() { std::free(data); }
+  };
+  thread_local Buffer buffers[8];
+  Buffer& buffer = buffers[slot];
+  if (buffer.size < bytes) {
+    std::free(buffer.data);
+    buffer.size = (bytes + (bytes >> 2) + 63) / 64 * 64;
+    buffer.data = std::aligned_alloc(64, buffer.size);
+    if (!buffer.data) {
+      buffer.size = 0;
+      throw std::runtime_error("out of memory: " + std::to_string(bytes) + " bytes of scratch space");
+    }
+  }
+  return buffer.data;
+}
+
+}  // namespace ltx::cpu
+
+extern "C" __attribute__((visibility("default"))) const LtxBackend* ltx_backend(uint32_t version, char* reason,
+                                                                               size_t reason_size) {
+  if (version != LTX_BACKEND_VERSION) {
+    std::snprintf(reason, reason_size, "backend interface %d, runtime asks for %u", LTX_BACKEND_VERSION, version);
+    return nullptr;
+  }
+  if (!ltx::cpu::supported()) {
+    std::snprintf(reason, reason_size, "this processor lacks %s", LTX_CPU_ISA);
+    return nullptr;
+  }
+  return &ltx::cpu::kBackend;
+}

@@ -1,0 +1,118 @@
+#include "device.h"
+
+#include <dlfcn.h>
+
+#include <chrono>
+#include <stdexcept>
+#include <utility>
+
+namespace ltx {
+
+namespace {
+constexpr const char* kOpNames[] = {
+#define LTX_OP(name, operands, scalars) #name,
+#include "ops.def"
+#undef LTX_OP
+};
+}  // namespace
+
+const char* op_name(int op) { return kOpNames[op]; }
+
+void Client::fail(std::string message) {
+  std::lock_guard lock(mutex_);
+  if (failed()) return;
+  error_ = std::move(message);
+  failed_.store(true, std::memory_order_release);
+}
+
+std::string Client::take_error() {
+  std::lock_guard lock(mutex_);
+  failed_.store(false, std::memory_order_release);
+  return std::exchange(error_, {});
+}
+
+std::shared_ptr<Device> Device::open(const std::string& library) {
+  void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!handle) throw std::runtime_error(dlerror());
+  const auto entry = reinterpret_cast<LtxBackendEntry>(dlsym(handle, "ltx_backend"));
+  if (!entry) throw std::runtime_error(library + " exports no ltx_backend");
+  char reason[512] = "no reason given";
+  const LtxBackend* backend = entry(LTX_BACKEND_VERSION, reason, sizeof reason);
+  if (!backend) throw std::runtime_error(reason);
+  if (backend->op_count != LTX_OP_COUNT) throw std::runtime_error(library + " was built from another op table");
+  return std::make_shared<Device>(backend, library);
+}
+
+Device::Device(const LtxBackend* backend, std::string library)
+    : backend_(backend), library_(std::move(library)), allocator_(backend), profile_(LTX_OP_COUNT), worker_([this] { work(); }) {}
+
+Device::~Device() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  ready_.notify_one();
+  worker_.join();
+}
+
+void Device::enqueue(Task task) {
+  std::unique_lock lock(mutex_);
+  room_.wait(lock, [&] { return queue_.size() < kQueueLimit; });
+  ++task.client->pending_;
+  queue_.push_back(std::move(task));
+  if (waiting_) ready_.notify_one();
+}
+
+void Device::drain(const std::shared_ptr<Client>& client) {
+  std::unique_lock lock(mutex_);
+  drained_.wait(lock, [&] { return client->pending_ == 0; });
+}
+
+void Device::work() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    waiting_ = true;
+    ready_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+    waiting_ = false;
+    if (queue_.empty()) return;
+    Task task = std::move(queue_.front());
+    queue_.pop_front();
+    if (queue_.size() == kQueueLimit - 1) room_.notify_all();
+    lock.unlock();
+    run(task);
+    // The closure may own tensors of its client: it must be gone before the client counts as drained.
+    task.action = nullptr;
+    lock.lock();
+    if (--task.client->pending_ == 0) drained_.notify_all();
+  }
+}
+
+void Device::run(Task& task) {
+  const bool skip = task.client->cancelled() || task.client->failed();
+  if (task.op < 0) return task.action(skip);
+  if (skip) return;
+  char error[1024] = "";
+  const LtxCall call{task.tensors.data(), task.scalars.data(), static_cast<int32_t>(task.tensors.size()),
+                     static_cast<int32_t>(task.scalars.size()), error, sizeof error};
+  const bool timed = profiling_.load(std::memory_order_relaxed);
+  const auto start = timed ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
+  if (backend_->kernels[task.op](&call) != 0) task.client->fail("[" + std::string(op_name(task.op)) + "] " + error);
+  if (timed) {
+    std::lock_guard lock(profile_mutex_);
+    profile_[task.op].seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    ++profile_[task.op].calls;
+  }
+}
+
+void Device::set_profiling(bool on) {
+  std::lock_guard lock(profile_mutex_);
+  if (on) profile_.assign(LTX_OP_COUNT, {});
+  profiling_.store(on, std::memory_order_relaxed);
+}
+
+std::vector<Device::OpTime> Device::profile() {
+  std::lock_guard lock(profile_mutex_);
+  return profile_;
+}
+
+}  // namespace ltx

@@ -1,0 +1,90 @@
+// A device: a backend, its allocator, and its one ordered stream (a worker thread that runs what is queued).
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "allocator.h"
+#include "backend.h"
+
+namespace ltx {
+
+// One user of a device: a JavaScript environment. Its first failure is kept until the next await asks for it; until
+// then the rest of its queued work is skipped, since it would compute on garbage.
+class Client {
+ public:
+  bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
+  // From here on kernels that this client queued are skipped.
+  void cancel() { cancelled_.store(true, std::memory_order_release); }
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
+  void fail(std::string message);
+  std::string take_error();  // empty when there is none
+
+ private:
+  friend class Device;
+  std::atomic<bool> cancelled_{false}, failed_{false};
+  std::mutex mutex_;
+  std::string error_;
+  int64_t pending_ = 0;  // guarded by the device's queue mutex
+};
+
+struct Task {
+  std::shared_ptr<Client> client;
+  std::vector<LtxTensor> tensors;
+  std::vector<double> scalars;
+  int op = -1;
+  std::function<void(bool skipped)> action;  // runs instead of a kernel when op is -1
+};
+
+class Device {
+ public:
+  // Opens the shared library of a backend. Throws std::runtime_error with the reason when it can't be used.
+  static std::shared_ptr<Device> open(const std::string& library);
+
+  Device(const LtxBackend* backend, std::string library);
+  ~Device();
+
+  // Blocks while the queue is full.
+  void enqueue(Task task);
+  // Returns when nothing that the client queued is left.
+  void drain(const std::shared_ptr<Client>& client);
+
+  // At most one kernel profile at a time: seconds and calls by op since it was switched on.
+  void set_profiling(bool on);
+  struct OpTime {
+    double seconds = 0;
+    int64_t calls = 0;
+  };
+  std::vector<OpTime> profile();
+
+  const LtxBackend* backend() const { return backend_; }
+  const std::string& library() const { return library_; }
+  Allocator& allocator() { return allocator_; }
+
+ private:
+  void work();
+  void run(Task& task);
+
+  static constexpr size_t kQueueLimit = 8192;
+  const LtxBackend* backend_;
+  std::string library_;
+  Allocator allocator_;
+  std::mutex mutex_;
+  std::condition_variable ready_, room_, drained_;
+  std::deque<Task> queue_;
+  bool stopping_ = false, waiting_ = false;
+  std::atomic<bool> profiling_{false};
+  std::mutex profile_mutex_;
+  std::vector<OpTime> profile_;
+  std::thread worker_;  // last: it uses all of the above
+};
+
+const char* op_name(int op);
+
+}  // namespace ltx
