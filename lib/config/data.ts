@@ -1,0 +1,79 @@
+import { z } from "zod";
+import { count, positive, whole } from "./fields.js";
+import { type Problem, section } from "./problems.js";
+
+export const dataSchema = section({
+  source: z.enum(["moving-mnist", "npz"]).default("moving-mnist"),
+  path: z.string().min(1).optional(),
+  num_channels: count.default(1),
+  num_classes: count.default(10),
+  frame_processing: z.enum(["clip", "sample"]).default("clip"),
+  // The reference's names for the clip, and this project's.
+  image_size: count.optional(),
+  input_number_of_frames: count.optional(),
+  frames: count.optional(),
+  height: count.optional(),
+  width: count.optional(),
+  digits: count.default(2),
+  digit_size: count.default(28),
+  seed: whole.default(0),
+  size: count.default(10000),
+  min_speed: positive.default(2),
+  max_speed: positive.default(5),
+});
+
+type DataInput = z.output<typeof dataSchema>;
+
+/**
+ * The clips that a run sees.
+ *
+ * `source` `moving-mnist` draws `size` clips of `digits` digits, each `digit_size` pixels a side, that move
+ * `min_speed` to `max_speed` pixels a frame; `npz` reads the reference's `videos_data.npz` and `labels_data.npz` from
+ * the folder `path`. `frame_processing`: `clip` takes the first `frames` frames of a longer video, `sample` every k-th.
+ */
+export type DataConfig = Omit<DataInput, "image_size" | "input_number_of_frames" | "frames" | "height" | "width"> & {
+  frames: number;
+  height: number;
+  width: number;
+};
+
+/** Joins the two spellings of the clip's size; what is wrong with them goes to `problems`. */
+export function resolveData(input: DataInput, path: readonly PropertyKey[], problems: Problem[]): DataConfig {
+  const { image_size, input_number_of_frames, frames, height, width, ...rest } = input;
+  const oneOf = (own: string, ownValue: number | undefined, theirs: string, theirValue: number | undefined) => {
+    if (ownValue === undefined && theirValue === undefined) {
+      problems.push({ path: [...path, own], message: `missing, give ${own} or ${theirs}` });
+    } else if (ownValue !== undefined && theirValue !== undefined && ownValue !== theirValue) {
+      const message = `found ${ownValue}, but ${theirs} is ${theirValue}: give one of them, or the same value`;
+      problems.push({ path: [...path, own], message });
+    }
+    return ownValue ?? theirValue ?? 1;
+  };
+  const data: DataConfig = {
+    ...rest,
+    frames: oneOf("frames", frames, "input_number_of_frames", input_number_of_frames),
+    height: oneOf("height", height, "image_size", image_size),
+    width: oneOf("width", width, "image_size", image_size),
+  };
+  if (data.source === "npz" && data.path === undefined) {
+    problems.push({ path: [...path, "path"], message: 'missing, source "npz" needs the folder that holds the files' });
+  }
+  if (data.source === "moving-mnist") checkDrawn(data, path, problems);
+  return data;
+}
+
+function checkDrawn(data: DataConfig, path: readonly PropertyKey[], problems: Problem[]): void {
+  const side = Math.min(data.height, data.width);
+  if (data.digit_size > side) {
+    const message = `found ${data.digit_size}, digits must fit into the frame, nearest ${side}`;
+    problems.push({ path: [...path, "digit_size"], message });
+  }
+  if (data.max_speed < data.min_speed) {
+    const message = `found ${data.max_speed}, expected at least min_speed, nearest ${data.min_speed}`;
+    problems.push({ path: [...path, "max_speed"], message });
+  }
+  if (data.num_channels !== 1) {
+    const message = `found ${data.num_channels}, Moving MNIST has 1 channel, nearest 1`;
+    problems.push({ path: [...path, "num_channels"], message });
+  }
+}

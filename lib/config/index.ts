@@ -1,0 +1,22 @@
+export type { DataConfig } from "./data.js";
+export type {
+  ByteEncoderConfig,
+  DiffusionConfig,
+  SamplingConfig,
+  T5Config,
+  TextEncoderConfig,
+} from "./diffusion.js";
+export { loadConfig, parseConfig, parseLossParams, parseTransformerParams, parseVaeParams } from "./load.js";
+export type { Compat, FlowRunConfig, QuickstartConfig, RunConfig, VaeRunConfig } from "./schema.js";
+export type { FlowTrainingConfig, TrainingConfig, VaeTrainingConfig } from "./training.js";
+export { innerDim, type TransformerConfig } from "./transformer.js";
+export type {
+  DecoderBlock,
+  DecoderBlockName,
+  EncoderBlock,
+  EncoderBlockName,
+  VaeBlockParams,
+  VaeConfig,
+  VaeLossConfig,
+} from "./vae.js";
+export { textWidth, type VaeFactors, vaeFactors } from "./validate.js";
