@@ -1,6 +1,7 @@
 // Branch-free f32 functions that the compiler turns into vector code inside `#pragma omp simd` loops. Errors are within
 // about 2 units in the last place; of the values below 1e-38 and of gelu's far negative tail, where the rounding of the
-// exponent's argument counts, only the absolute error is that small. Infinities give the limits, NaN gives NaN. The polynomials are minimax fits made for these intervals.
+// exponent's argument counts, only the absolute error is that small. Infinities give the limits, NaN gives NaN. The
+// polynomials are minimax fits made for these intervals.
 #pragma once
 #include <cstdint>
 #include <cstring>
