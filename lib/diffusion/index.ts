@@ -1,0 +1,21 @@
+export { guided, joinSamples } from "./guidance.js";
+export {
+  addNoise,
+  type FlowLossOptions,
+  flowLoss,
+  MIN_TIME,
+  sampleTimes,
+  type TimeDistribution,
+  type Velocity,
+  velocityError,
+  velocityTarget,
+} from "./rectified-flow.js";
+export {
+  eulerSample,
+  eulerSteps,
+  modelTime,
+  remainingNoise,
+  type Sample,
+  type SamplerOptions,
+  type SamplerStep,
+} from "./sampler.js";

@@ -1,0 +1,155 @@
+/** Positions of latent tokens: rotary tables, and the sine-cosine table of the absolute variant. */
+import { check } from "../../errors.js";
+import { type Device, keep, Tensor } from "../../tensor/index.js";
+
+/** How the frequencies are spread between 1 and theta. The transformer uses `exp`. */
+export type RopeSpacing = "exp" | "exp_2" | "linear" | "sqrt";
+
+export interface RopeOptions {
+  /** The full inner width D; all heads together share one table. */
+  dim: number;
+  theta: number;
+  /** What a position is divided by, along (frames, height, width). */
+  maxPos: readonly [number, number, number];
+  spacing?: RopeSpacing;
+}
+
+/** A grid of latent tokens: (frames, height, width). */
+export type Grid = readonly [number, number, number];
+
+/** Cosines and sines (L, D) of one grid, on a device. */
+export interface RopeTables {
+  cos: Tensor;
+  sin: Tensor;
+}
+
+/** The index along (frames, height, width) of every token, width fastest: three lists of L. */
+export function gridPositions([frames, height, width]: Grid): [Float64Array, Float64Array, Float64Array] {
+  const length = frames * height * width;
+  return [
+    Float64Array.from({ length }, (_, i) => Math.floor(i / (height * width))),
+    Float64Array.from({ length }, (_, i) => Math.floor(i / width) % height),
+    Float64Array.from({ length }, (_, i) => i % width),
+  ];
+}
+
+/** The D/6 angular frequencies. */
+export function ropeFrequencies({ dim, theta, spacing = "exp" }: RopeOptions): Float64Array {
+  const count = Math.floor(dim / 6);
+  return Float64Array.from({ length: count }, (_, i) => {
+    const part = count > 1 ? i / (count - 1) : 0;
+    const spread = {
+      exp: () => theta ** part,
+      exp_2: () => theta ** ((-6 * i) / dim),
+      linear: () => 1 + part * (theta - 1),
+      sqrt: () => Math.sqrt(1 + part * (theta * theta - 1)),
+    };
+    return (spread[spacing]() * Math.PI) / 2;
+  });
+}
+
+/**
+ * The rotary tables of tokens at `positions` (three lists of L, along frames, height and width): cos and sin, L·D values
+ * each. Channel pair p turns with frequency ⌊p/3⌋ of axis p mod 3; the first D mod 6 channels stay as they are. Angles
+ * reach theta·π/2, where float32 has lost three digits, so everything before the final rounding is float64.
+ */
+export function ropeTables(
+  positions: readonly [ArrayLike<number>, ArrayLike<number>, ArrayLike<number>],
+  options: RopeOptions,
+): { cos: Float32Array; sin: Float32Array } {
+  const { dim, maxPos, spacing = "exp" } = options;
+  check(Number.isInteger(dim) && dim >= 6 && dim % 2 === 0, "invalid_argument", () => {
+    return `[rope] the width must be an even number from 6, got ${dim}`;
+  });
+  const frequencies = ropeFrequencies(options);
+  const length = positions[0].length;
+  const still = dim % 6;
+  const cos = new Float32Array(length * dim);
+  const sin = new Float32Array(length * dim);
+  const place = [0, 0, 0];
+  for (let token = 0; token < length; token++) {
+    for (let axis = 0; axis < 3; axis++) {
+      const fraction = positions[axis][token] / maxPos[axis];
+      place[axis] = spacing === "exp_2" ? fraction : 2 * fraction - 1;
+    }
+    const row = token * dim;
+    cos.fill(1, row, row + still);
+    for (let pair = 0; pair < frequencies.length * 3; pair++) {
+      const angle = frequencies[Math.floor(pair / 3)] * place[pair % 3];
+      const at = row + still + 2 * pair;
+      cos[at] = cos[at + 1] = Math.cos(angle);
+      sin[at] = sin[at + 1] = Math.sin(angle);
+    }
+  }
+  return { cos, sin };
+}
+
+/**
+ * The absolute embedding (L, dim): sine and cosine features of the width, height and frame index, a third each. The order
+ * is that of the weights that the reference trains on square latents; other shapes, which it scrambles, follow the same.
+ */
+export function absolutePositions(grid: Grid, dim: number): Float32Array {
+  check(dim % 6 === 0, "config", () => `[position embedding] the width ${dim} must be a multiple of 6`);
+  const [frames, rows, columns] = gridPositions(grid);
+  const part = dim / 3;
+  const half = part / 2;
+  const table = new Float32Array(frames.length * dim);
+  for (const [third, positions] of [columns, rows, frames].entries()) {
+    for (let token = 0; token < positions.length; token++) {
+      const at = token * dim + third * part;
+      for (let i = 0; i < half; i++) {
+        const angle = positions[token] * 10000 ** (-i / half);
+        table[at + i] = Math.sin(angle);
+        table[at + half + i] = Math.cos(angle);
+      }
+    }
+  }
+  return table;
+}
+
+/**
+ * What was made for a grid, kept for the next call: a model meets few grids, and a table costs more than a step's launch.
+ * The oldest entry goes when `limit` is reached; a tape that still needs it holds it.
+ */
+export class GridCache<T extends Record<string, Tensor>> {
+  private readonly entries = new Map<string, T>();
+
+  constructor(
+    private readonly make: (grid: Grid, device: Device) => T,
+    private readonly limit = 8,
+  ) {}
+
+  get(grid: Grid, device: Device): T {
+    const key = `${device.name}:${grid.join("x")}`;
+    let entry = this.entries.get(key);
+    if (!entry) {
+      entry = this.make(grid, device);
+      for (const tensor of Object.values(entry)) keep(tensor);
+      const oldest = this.entries.keys().next();
+      if (this.entries.size >= this.limit && !oldest.done) this.drop(oldest.value);
+      this.entries.set(key, entry);
+    }
+    return entry;
+  }
+
+  dispose(): void {
+    for (const key of [...this.entries.keys()]) this.drop(key);
+  }
+
+  private drop(key: string): void {
+    for (const tensor of Object.values(this.entries.get(key) ?? {})) tensor.dispose();
+    this.entries.delete(key);
+  }
+}
+
+/** Rotary tables by grid. */
+export function ropeCache(options: RopeOptions): GridCache<{ cos: Tensor; sin: Tensor }> {
+  return new GridCache((grid, device) => {
+    const { cos, sin } = ropeTables(gridPositions(grid), options);
+    const shape = [cos.length / options.dim, options.dim];
+    return {
+      cos: Tensor.from(cos, shape, { device, group: "parameters" }),
+      sin: Tensor.from(sin, shape, { device, group: "parameters" }),
+    };
+  });
+}
