@@ -49,11 +49,13 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   const inputs = [q, k, v, qWeight, kWeight, cos, sin, mask];
   const outputs = [y, lse, qRstd, kRstd];
   launch("attention", [...inputs, ...outputs], scalars);
-  return record("attention", y, [q, k, v, qWeight, kWeight], [...inputs, ...outputs], (grad) => {
+  record("attention", y, [q, k, v, qWeight, kWeight], [...inputs, ...outputs], (grad) => {
     const grads = [q, k, v, qWeight, kWeight].map((t) => t && empty(t.shape, { dtype: t.dtype, device }));
     launch("attention_backward", [...inputs, ...outputs, grad, ...grads], scalars);
     return grads;
   });
+  for (const t of [lse, qRstd, kRstd]) t?.dispose(); // the tape, if any, holds them
+  return y;
 }
 
 /** Rotates neighbouring channels: x (B, L, D), cos, sin (L, D) f32: (a, b) to (a·cos - b·sin, b·cos + a·sin). */

@@ -110,12 +110,12 @@ export function addRows(x: Tensor, row: Tensor): Tensor {
   sameDevice("add_rows", x, row);
   const y = like(x);
   const flat: Shape = [x.size / row.size, row.size];
-  launch("add_rows", [alias(x, flat), alias(row, [row.size]), y]);
+  launch("add_rows", [[x, flat], [row, [row.size]], y]);
   return record("add_rows", y, [x, row], [], (grad, needs) => {
     let drow: Tensor | null = null;
     if (needs[1]) {
       drow = empty(row.shape, { device: x.device });
-      launch("sum_rows", [alias(grad, flat), alias(drow, [row.size])]);
+      launch("sum_rows", [[grad, flat], [drow, [row.size]]]);
       drow = cast(drow, row.dtype);
     }
     return [grad, drow];
@@ -136,11 +136,11 @@ export function mixRows(a: Tensor, b: Tensor | null, sa: Tensor | null, sb: Tens
   sameDevice("mix_rows", a, b, sa, sb);
   const flat: Shape = [a.shape[0], a.shape[0] ? a.size / a.shape[0] : 0];
   const y = like(a);
-  launch("mix_rows", [alias(a, flat), b && alias(b, flat), sa, sb, alias(y, flat)]);
+  launch("mix_rows", [[a, flat], b && [b, flat], sa, sb, [y, flat]]);
   const scaled = (grad: Tensor, s: Tensor | null, dtype: DType): Tensor => {
     if (!s) return cast(grad, dtype);
     const d = empty(grad.shape, { dtype, device: grad.device });
-    launch("mix_rows", [alias(grad, flat), null, s, null, alias(d, flat)]);
+    launch("mix_rows", [[grad, flat], null, s, null, [d, flat]]);
     return d;
   };
   return record("mix_rows", y, [a, b], [sa, sb], (grad, needs) => [

@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { alias, empty, launch, record, sameDevice, type Tensor } from "../tensor/index.js";
+import { empty, launch, record, sameDevice, type Tensor } from "../tensor/index.js";
 
 /**
  * Rows of a table: table (V, …), index i32 (any shape) to (...index, …). Indices must lie in [0, V): the caller checks,
@@ -11,10 +11,10 @@ export function gatherRows(table: Tensor, index: Tensor): Tensor {
   const [rows, ...rest] = table.shape;
   const width = rows ? table.size / rows : 0;
   const y = empty([...index.shape, ...rest], { dtype: table.dtype, device: table.device });
-  launch("gather_rows", [alias(table, [rows, width]), alias(index, [index.size]), alias(y, [index.size, width])]);
+  launch("gather_rows", [[table, [rows, width]], [index, [index.size]], [y, [index.size, width]]]);
   return record("gather_rows", y, [table], [index], (grad) => {
     const dtable = empty(table.shape, { device: table.device });
-    launch("scatter_rows", [alias(grad, [index.size, width]), alias(index, [index.size]), alias(dtable, [rows, width])]);
+    launch("scatter_rows", [[grad, [index.size, width]], [index, [index.size]], [dtable, [rows, width]]]);
     return [dtable];
   });
 }

@@ -19,7 +19,7 @@ export function linear(x: Tensor, w: Tensor, bias: Tensor | null = null, activat
   const y = empty(shape, { dtype: x.dtype, device: x.device });
   const pre = activation !== "none" && wantsGrad(x, w, bias) ? empty(shape, { dtype: x.dtype, device: x.device }) : null;
   launch("linear", [x, w, bias, y, pre], [Unary[activation]]);
-  return record("linear", y, [x, w, bias], [x, w, pre], (grad, needs) => {
+  record("linear", y, [x, w, bias], [x, w, pre], (grad, needs) => {
     let dpre = grad;
     if (pre) {
       dpre = empty(shape, { dtype: grad.dtype, device: grad.device });
@@ -32,4 +32,6 @@ export function linear(x: Tensor, w: Tensor, bias: Tensor | null = null, activat
     if (dw) launch("linear_backward_weight", [x, dpre, dw, dbias]);
     return [dx, dw, dbias];
   });
+  pre?.dispose(); // the tape holds it
+  return y;
 }

@@ -8,7 +8,8 @@ export function gatedAdd(x: Tensor, h: Tensor, ada: Tensor, gate: number): Tenso
   const channels = x.shape[x.dims - 1];
   const rows = channels ? x.size / channels : 0;
   check(x.size === h.size, "shape_mismatch", () => `[gated_add] x [${x.shape}] and h [${h.shape}] differ`);
-  check(ada.dims === 3 && ada.shape[2] === channels && rows % ada.shape[0] === 0 && gate < ada.shape[1], "shape_mismatch", () => {
+  const divides = rows === 0 || (ada.shape[0] > 0 && rows % ada.shape[0] === 0);
+  check(ada.dims === 3 && ada.shape[2] === channels && divides && gate < ada.shape[1], "shape_mismatch", () => {
     return `[gated_add] table [${ada.shape}] with gate row ${gate} does not fit input [${x.shape}]`;
   });
   sameDevice("gated_add", x, h, ada);

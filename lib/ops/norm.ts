@@ -49,7 +49,7 @@ export function normAct(x: Tensor, options: NormOptions): Tensor {
   const ada = modulation?.ada ?? null;
   if (ada && modulation) {
     const rows = channels ? x.size / channels : 0;
-    const fits = ada.dims === 3 && ada.shape[2] === channels && ada.shape[0] > 0 && rows % ada.shape[0] === 0;
+    const fits = ada.dims === 3 && ada.shape[2] === channels && (rows === 0 || (ada.shape[0] > 0 && rows % ada.shape[0] === 0));
     check(fits && Math.max(modulation.shift, modulation.scale) < ada.shape[1], "shape_mismatch", () => {
       return `[norm] modulation table [${ada.shape}] does not fit input [${x.shape}]`;
     });
@@ -59,11 +59,13 @@ export function normAct(x: Tensor, options: NormOptions): Tensor {
   const y = empty(x.shape, { dtype: x.dtype, device: x.device });
   const stats = empty(statsShape(x, kind, groups), { device: x.device });
   launch("norm_act", [x, weight, bias, ada, y, stats], scalars);
-  return record("norm_act", y, [x, weight, bias, ada], [x, weight, bias, ada, stats], (grad, needs) => {
+  record("norm_act", y, [x, weight, bias, ada], [x, weight, bias, ada, stats], (grad, needs) => {
     const grads = [x, weight, bias, ada].map((t, i) =>
       t && (needs[i] || i === 0) ? empty(t.shape, { dtype: t.dtype, device: t.device }) : null,
     );
     launch("norm_act_backward", [x, weight, bias, ada, stats, grad, ...grads], scalars);
     return grads;
   });
+  stats.dispose(); // the tape, if any, holds it
+  return y;
 }

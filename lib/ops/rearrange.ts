@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { alias, empty, launch, record, type Shape, type Tensor } from "../tensor/index.js";
+import { alias, empty, launch, record, type Shape, scope, type Tensor } from "../tensor/index.js";
 import { PatchOrder } from "./enums.js";
 
 export interface DepthToSpaceOptions {
@@ -67,14 +67,14 @@ export function sliceFirst(x: Tensor, start: number, count: number): Tensor {
 export function toChannelsLast(x: Tensor): Tensor {
   const [b, c, f, h, w] = x.shape;
   check(x.dims === 5, "shape_mismatch", () => `[to_channels_last] expects (B,C,F,H,W), got [${x.shape}]`);
-  return view(transpose(view(x, [b, c, f * h * w])), [b, f, h, w, c]);
+  return scope(() => view(transpose(view(x, [b, c, f * h * w])), [b, f, h, w, c]));
 }
 
 /** Channels last (B,F,H,W,C) to the public (B,C,F,H,W). */
 export function toChannelsFirst(x: Tensor): Tensor {
   const [b, f, h, w, c] = x.shape;
   check(x.dims === 5, "shape_mismatch", () => `[to_channels_first] expects (B,F,H,W,C), got [${x.shape}]`);
-  return view(transpose(view(x, [b, f * h * w, c])), [b, c, f, h, w]);
+  return scope(() => view(transpose(view(x, [b, f * h * w, c])), [b, c, f, h, w]));
 }
 
 function view(x: Tensor, shape: Shape): Tensor {

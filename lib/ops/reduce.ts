@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { alias, empty, launch, record, type Shape, sameDevice, type Tensor } from "../tensor/index.js";
+import { empty, launch, record, type Shape, sameDevice, type Tensor } from "../tensor/index.js";
 import { Loss, type LossKind, Reduce } from "./enums.js";
 
 const perSample = (x: Tensor, samples: number): Shape => [samples, samples ? x.size / samples : 0];
@@ -8,12 +8,12 @@ function reduced(kind: keyof typeof Reduce, x: Tensor, samples: number, scale: n
   const y = empty(shape, { device: x.device });
   const flat = perSample(x, samples);
   const scalars = [Reduce[kind], scale];
-  launch("reduce", [alias(x, flat), alias(y, [samples])], scalars);
+  launch("reduce", [[x, flat], [y, [samples]]], scalars);
   return record(kind, y, [x], kind === "sum" ? [] : [x], (grad) => {
     const dx = empty(x.shape, { dtype: x.dtype, device: x.device });
     // The sum's backward reads only the shape of x, so its own output stands in.
     const source = kind === "sum" ? dx : x;
-    launch("reduce_backward", [alias(source, flat), alias(grad, [samples]), alias(dx, flat)], scalars);
+    launch("reduce_backward", [[source, flat], [grad, [samples]], [dx, flat]], scalars);
     return [dx];
   });
 }
@@ -39,10 +39,10 @@ export function pairLoss(kind: LossKind, a: Tensor, b: Tensor, scale = 1): Tenso
   const flat = perSample(a, a.shape[0]);
   const scalars = [Loss[kind], scale];
   const y = empty([a.shape[0]], { device: a.device });
-  launch("pair_loss", [alias(a, flat), alias(b, flat), y], scalars);
+  launch("pair_loss", [[a, flat], [b, flat], y], scalars);
   const toward = (from: Tensor, to: Tensor, grad: Tensor): Tensor => {
     const d = empty(from.shape, { dtype: from.dtype, device: from.device });
-    launch("pair_loss_backward", [alias(from, flat), alias(to, flat), grad, alias(d, flat)], scalars);
+    launch("pair_loss_backward", [[from, flat], [to, flat], grad, [d, flat]], scalars);
     return d;
   };
   // Both losses are symmetric, so the gradient of b is that of a with the roles exchanged.

@@ -60,7 +60,10 @@ export class Node {
   /** @internal */
   backward(grad: Tensor): readonly (Tensor | null)[] {
     if (!this.run) {
-      throw new LtxError("invalid_argument", `[backward] the graph behind ${this.name} was already freed by an earlier backward`);
+      throw new LtxError(
+        "invalid_argument",
+        `[backward] the graph behind ${this.name} was already freed by an earlier backward`,
+      );
     }
     return this.run(
       grad,
@@ -79,6 +82,11 @@ export class Node {
       if (edge instanceof Node) edge.release();
       else edge?.unhold();
     }
+  }
+
+  /** @internal One user more: a backward pass that has yet to reach this node. */
+  retain(): void {
+    this.users++;
   }
 
   /** @internal One user less; the last one frees the node and what only it reaches. */
@@ -110,7 +118,9 @@ interface Pending {
 
 function accumulate(pending: Pending | undefined, grad: Tensor): Pending {
   if (!pending) return { tensor: grad.hold(), exclusive: false };
-  const target = pending.exclusive ? pending.tensor : empty(grad.shape, { dtype: grad.dtype, device: grad.device }).hold();
+  const target = pending.exclusive
+    ? pending.tensor
+    : empty(grad.shape, { dtype: grad.dtype, device: grad.device }).hold();
   launch("axpby", [pending.tensor, grad, target], [1, 1]);
   if (!pending.exclusive) pending.tensor.unhold();
   return { tensor: target, exclusive: true };
@@ -133,27 +143,38 @@ export function backward(root: Tensor, gradient?: Tensor): void {
       if (!gradient) launch("fill", [seed], [1]);
       if (!root.gradFn) return deposit(root, seed, true);
       const pending = new Map<Node, Pending>([[root.gradFn, accumulate(undefined, seed)]]);
-      for (const node of reachable(root.gradFn)) {
-        const entry = pending.get(node);
-        pending.delete(node);
-        if (entry) {
-          // An inner scope frees the op's temporaries at once; the gradients outlive it by their holds.
-          scope(() => {
-            const grads = node.backward(entry.tensor);
-            node.edges.forEach((edge, i) => {
-              const grad = grads[i];
-              if (!edge || !grad) return;
-              if (edge instanceof Node) pending.set(edge, accumulate(pending.get(edge), grad));
-              else deposit(edge, grad, grad === entry.tensor || grad.isView || grads.filter((g) => g === grad).length > 1);
-            });
-          });
-          entry.tensor.unhold();
-        }
-        node.free();
+      const nodes = reachable(root.gradFn);
+      // Outputs of inner ops may be gone already, so that freeing a node would free those behind it before their turn.
+      for (const node of nodes) node.retain();
+      try {
+        for (const node of nodes) visit(node, pending);
+      } finally {
+        for (const { tensor } of pending.values()) tensor.unhold();
+        for (const node of nodes) node.release();
       }
     });
   noGrad(() => withMemoryGroup("gradients", run));
   root.gradFn = null;
+}
+
+/** Passes a node's gradient on to its edges and frees the node. */
+function visit(node: Node, pending: Map<Node, Pending>): void {
+  const entry = pending.get(node);
+  if (entry) {
+    // An inner scope frees the op's temporaries at once; the gradients outlive it by their holds.
+    scope(() => {
+      const grads = node.backward(entry.tensor);
+      node.edges.forEach((edge, i) => {
+        const grad = grads[i];
+        if (!edge || !grad) return;
+        if (edge instanceof Node) pending.set(edge, accumulate(pending.get(edge), grad));
+        else deposit(edge, grad, grad === entry.tensor || grad.isView || grads.filter((g) => g === grad).length > 1);
+      });
+    });
+    pending.delete(node);
+    entry.tensor.unhold();
+  }
+  node.free();
 }
 
 /** Adds to a leaf's gradient, which lives until it is disposed. Memory that others see too (`shared`) is copied first. */

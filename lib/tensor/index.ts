@@ -8,6 +8,7 @@ export {
   launch,
   type MemoryGroup,
   narrow,
+  type Operand,
   type Shape,
   sameDevice,
   sizeOf,

@@ -182,13 +182,24 @@ export function alias(x: Tensor, shape: Shape, offset = 0): Tensor {
   return result;
 }
 
+/** An operand of a kernel; a pair shows the tensor's memory under another shape. */
+export type Operand = Tensor | readonly [Tensor, Shape] | null | undefined;
+
 /** @internal Queues a kernel by its name in native/runtime/ops.def. */
-export function launch(op: string, tensors: readonly (Tensor | null | undefined)[], scalars: readonly number[] = []): void {
-  native.run(
-    op,
-    tensors.map((tensor) => (tensor ? tensor.handle : 0)),
-    scalars,
-  );
+export function launch(op: string, operands: readonly Operand[], scalars: readonly number[] = []): void {
+  const views: number[] = [];
+  try {
+    const ids = operands.map((operand) => {
+      if (!operand) return 0;
+      if (operand instanceof Tensor) return operand.handle;
+      const view = native.view(operand[0].handle, operand[1], 0);
+      views.push(view);
+      return view;
+    });
+    native.run(op, ids, scalars);
+  } finally {
+    for (const view of views) native.release(view);
+  }
 }
 
 function convert(data: TypedArray | readonly number[], dtype: DType): NodeJS.TypedArray {
