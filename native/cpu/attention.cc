@@ -20,9 +20,13 @@ float biased_maximum(float* scores, const float* bias, int64_t n) {
     store_lanes(scores + i, v);
     most = v > most ? v : most;
   }
-  float result = most[0];
-  for (int i = 1; i < kLanes; ++i) result = most[i] > result ? most[i] : result;
-  return result;
+  float lanes[kLanes];
+  store_lanes(lanes, most);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+#pragma omp simd
+    for (int i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
+  }
+  return lanes[0];
 }
 
 float exponentials(float* scores, float maximum, int64_t n) {

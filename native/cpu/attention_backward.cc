@@ -122,10 +122,16 @@ void attention_gradients(const Call& call) {
           pack_group(dy, true, eps, queries, b, unit, work + at_dy, nullptr, line);
           const int64_t end = std::min((unit + 1) * kRowGroup, queries.length);
           for (int64_t i = unit * kRowGroup; i < end; ++i) {
-            convert(y + (b * queries.length + i) * channels, line, channels);
+            const T* row = y + (b * queries.length + i) * channels;
+            const float* values = line;
+            if constexpr (std::is_same_v<T, float>) {
+              values = row;
+            } else {
+              convert(row, line, channels);
+            }
             for (int64_t h = 0; h < heads; ++h)
               work[at_delta + h * queries.length + i] = dot_product(
-                  line + h * head_dim, work + at_dy + h * queries.head_size() + i * queries.pitch, head_dim);
+                  values + h * head_dim, work + at_dy + h * queries.head_size() + i * queries.pitch, head_dim);
           }
           return;
         }

@@ -58,15 +58,17 @@ void tile(int64_t k, const float* a, int64_t a_row, int64_t a_step, const float*
 using Tile = void (*)(int64_t, const float*, int64_t, int64_t, const float*, int64_t, float*, int64_t, bool);
 
 template <int V>
-constexpr Tile kTilesOf[kTileRows] = {tile<1, V>, tile<2, V>, tile<3, V>, tile<4, V>, tile<5, V>, tile<6, V>};
+Tile tile_of(int64_t rows) {
+  constexpr Tile kTiles[kTileRows] = {tile<1, V>, tile<2, V>, tile<3, V>, tile<4, V>, tile<5, V>, tile<6, V>};
+  return kTiles[rows - 1];
+}
 
 inline Tile tile_for(int64_t rows, int64_t vectors) {
-#if defined(__AVX512F__)
-  static constexpr const Tile* kTiles[] = {kTilesOf<1>, kTilesOf<2>, kTilesOf<3>, kTilesOf<4>};
-#else
-  static constexpr const Tile* kTiles[] = {kTilesOf<1>, kTilesOf<2>};
-#endif
-  return kTiles[vectors - 1][rows - 1];
+  if constexpr (kTileVectors == 4) {
+    if (vectors == 4) return tile_of<4>(rows);
+    if (vectors == 3) return tile_of<3>(rows);
+  }
+  return vectors == 2 ? tile_of<2>(rows) : tile_of<1>(rows);
 }
 
 }  // namespace gemm_detail
