@@ -1,4 +1,30 @@
-/** Case kind to the function that computes it: one file a family, one line here for each. */
+/** Case kind to the function that computes it: one file a family, one line here for each kind. */
 import type { GoldenCase } from "../support/fixture.js";
+import { causalConv3d, depthToSpaceUpsample, patchify } from "./convolution.js";
+import { timestepEmbedding } from "./embedding.js";
+import { flowLossCase, qsample, sampler, times } from "./flow.js";
+import { adam } from "./optimizer.js";
+import { midBlock, resnetBlock } from "./resnet.js";
+import { decode, encode } from "./vae.js";
+import { ropeTurn, transformer } from "./transformer.js";
+import { dwt3 } from "./wavelet.js";
 
-export const cases: Readonly<Record<string, GoldenCase>> = {};
+export const cases: Readonly<Record<string, GoldenCase>> = {
+  "x-adam": adam,
+  "x-conv3d-causal": causalConv3d,
+  "x-depth-to-space": depthToSpaceUpsample,
+  "x-dwt3": dwt3,
+  "x-patchify": patchify,
+  "x-resnet-block": resnetBlock,
+  "x-resnet-block-mid": midBlock,
+  "x-timestep-embed": timestepEmbedding,
+  "x-rectified-flow-loss": flowLossCase,
+  "x-rectified-flow-qsample": qsample,
+  "x-rectified-flow-times": times,
+  "x-rope": ropeTurn,
+  "x-sampler": sampler,
+  "x-transformer": transformer,
+  "x-transformer-full-hash": transformer,
+  "x-vae-decode": decode,
+  "x-vae-encode": encode,
+};

@@ -1,0 +1,131 @@
+import { check, LtxError } from "../../errors.js";
+import { CausalConv3d, type Initializer, Module, type Parameter, TimestepEmbedding } from "../../nn/index.js";
+import { depthToSpace, mul } from "../../ops/index.js";
+import { scope, type Tensor } from "../../tensor/index.js";
+import { type BlockContext, DepthToSpaceUpsample, modulationTable, ResnetBlock3D, UNetMidBlock3D } from "./blocks.js";
+import { type BlockSpec, type CoderConfig, layersOf, multiplierOf } from "./encoder.js";
+import type { NoisePlanes } from "./noise.js";
+import { createNorm, type Norm } from "./norms.js";
+
+export interface DecoderConfig extends CoderConfig {
+  causal: boolean;
+  timestep_conditioning: boolean;
+}
+
+type UpBlock = UNetMidBlock3D | ResnetBlock3D | DepthToSpaceUpsample;
+
+const STRIDES = { compress_time: [2, 1, 1], compress_space: [1, 2, 2], compress_all: [2, 2, 2] } as const;
+
+/** By what a decoder block divides the channels. */
+function divisor([name, params]: BlockSpec): number {
+  if (name === "res_x_y") return multiplierOf(params, 2);
+  return name === "compress_all" ? multiplierOf(params, 1) : 1;
+}
+
+/** Latent to video: convolution, blocks in the order in which they are listed, norm, SiLU, convolution, unpatching. */
+export class Decoder extends Module {
+  /** What times are multiplied by before they are embedded; shape []. */
+  timestep_scale_multiplier: Parameter | null;
+  last_scale_shift_table: Parameter | null;
+  conv_in: CausalConv3d;
+  up_blocks: UpBlock[] = [];
+  conv_norm_out: Norm;
+  conv_out: CausalConv3d;
+  last_time_embedder: TimestepEmbedding | null;
+  private _patch: number;
+
+  constructor(config: DecoderConfig, init: Initializer) {
+    super();
+    const { norm_layer: norm, norm_num_groups: groups, patch_size, causal, timestep_conditioning } = config;
+    const resnet = { norm, groups, causal };
+    let width = config.blocks.reduce((channels, block) => channels * divisor(block), config.base_channels);
+    this.timestep_scale_multiplier = timestep_conditioning ? init.constant([], 1000) : null;
+    this.conv_in = new CausalConv3d(config.in_channels, width, init, { causal });
+    for (const block of config.blocks) {
+      const [name, params] = block;
+      const { inject_noise: injectNoise = false, residual = false } = typeof params === "number" ? {} : params;
+      const narrow = width / divisor(block);
+      switch (name) {
+        case "res_x": {
+          const options = { ...resnet, injectNoise, timestepConditioning: timestep_conditioning };
+          this.up_blocks.push(new UNetMidBlock3D(width, layersOf(params), init, options));
+          break;
+        }
+        case "res_x_y":
+          this.up_blocks.push(new ResnetBlock3D(width, narrow, init, { ...resnet, injectNoise }));
+          break;
+        case "compress_time":
+        case "compress_space":
+        case "compress_all": {
+          const options = { stride: STRIDES[name], causal, residual, factor: divisor(block) };
+          this.up_blocks.push(new DepthToSpaceUpsample(width, init, options));
+          break;
+        }
+        default:
+          throw new LtxError(
+            "unavailable",
+            `[video vae] decoder block ${name} is not supported yet: use ${name === "attn_res_x" ? "res_x" : "res_x, res_x_y, compress_time, compress_space or compress_all"}`,
+          );
+      }
+      width = narrow;
+    }
+    this.conv_norm_out = createNorm(norm, width, init, { groups, eps: 1e-6 });
+    this.conv_out = new CausalConv3d(width, config.out_channels * patch_size ** 2, init, { causal });
+    this.last_scale_shift_table = timestep_conditioning ? init.normal([2, width], 1 / Math.sqrt(width)) : null;
+    this.last_time_embedder = timestep_conditioning ? new TimestepEmbedding(2 * width, init) : null;
+    this._patch = patch_size;
+  }
+
+  /**
+   * Latents (B,f,h,w,C) to pixels (B,F,H,W,C) around [-1,1], not clamped, in z's dtype.
+   * @param timestep (B) f32, the amplitude of the latents' noise, for a timestep-conditioned decoder; else null
+   */
+  forward(z: Tensor, timestep: Tensor | null = null, noise: NoisePlanes | null = null): Tensor {
+    return scope(() => {
+      const context: BlockContext = { timestep: this.scaled(z, timestep), noise };
+      let h = this.conv_in.forward(z);
+      for (const block of this.up_blocks) {
+        const next = run(block, h, context);
+        h.dispose(); // the tape, if any, holds what it needs
+        h = next;
+      }
+      const y = this.conv_out.forward(this.normOut(h, context.timestep ?? null));
+      const p = this._patch;
+      return p === 1 ? y : depthToSpace(y, { stride: [1, p, p], order: "time_width_height" });
+    });
+  }
+
+  private scaled(z: Tensor, timestep: Tensor | null): Tensor | null {
+    const scale = this.timestep_scale_multiplier;
+    if (!scale) {
+      check(
+        !timestep,
+        "invalid_argument",
+        () => "[video vae] this decoder has no timestep_conditioning: pass null as timestep",
+      );
+      return null;
+    }
+    check(timestep, "invalid_argument", () => {
+      return "[video vae] this decoder has timestep_conditioning: give a timestep for each sample, e.g. 0.001 for clean latents";
+    });
+    check(timestep.size === z.shape[0] && timestep.dtype === "f32", "shape_mismatch", () => {
+      return `[video vae] timestep expects f32 [${z.shape[0]}], one for each latent, got ${timestep}`;
+    });
+    return mul(timestep, scale);
+  }
+
+  private normOut(h: Tensor, timestep: Tensor | null): Tensor {
+    const { last_time_embedder: embedder, last_scale_shift_table: table } = this;
+    const ada = embedder && table && timestep ? modulationTable(table, embedder.forward(timestep)) : null;
+    return this.conv_norm_out.forward(h, {
+      modulation: ada ? { ada, shift: 0, scale: 1 } : null,
+      activation: "silu",
+    });
+  }
+}
+
+function run(block: UpBlock, h: Tensor, context: BlockContext): Tensor {
+  if (block instanceof UNetMidBlock3D) return block.forward(h, context);
+  if (block instanceof ResnetBlock3D) return block.forward(h, null, context.noise ?? null);
+  return block.forward(h);
+}

@@ -1,0 +1,115 @@
+import { LtxError } from "../../errors.js";
+import { CausalConv3d, type Initializer, Module } from "../../nn/index.js";
+import { expandMoments, spaceToDepth } from "../../ops/index.js";
+import { scope, type Tensor } from "../../tensor/index.js";
+import { ResnetBlock3D, UNetMidBlock3D } from "./blocks.js";
+import { createNorm, type Norm, type VaeNormKind } from "./norms.js";
+
+/** Parameters behind a block's name; a number is `num_layers`. */
+export type BlockParams =
+  | number
+  | {
+      num_layers?: number;
+      multiplier?: number;
+      residual?: boolean;
+      inject_noise?: boolean;
+      attention_head_dim?: number;
+    };
+
+/** A block's name and parameters, as configurations list them. */
+export type BlockSpec = readonly [name: string, params: BlockParams];
+
+export const layersOf = (params: BlockParams): number =>
+  typeof params === "number" ? params : (params.num_layers ?? 1);
+export const multiplierOf = (params: BlockParams, fallback: number): number =>
+  typeof params === "number" ? fallback : (params.multiplier ?? fallback);
+
+/** What encoder and decoder share; the names are the reference's constructor's. */
+export interface CoderConfig {
+  in_channels: number;
+  out_channels: number;
+  blocks: readonly BlockSpec[];
+  base_channels: number;
+  norm_num_groups: number;
+  patch_size: number;
+  norm_layer: VaeNormKind;
+}
+
+export interface EncoderConfig extends CoderConfig {
+  latent_log_var: "per_channel" | "uniform" | "none";
+}
+
+type DownBlock = UNetMidBlock3D | ResnetBlock3D | CausalConv3d;
+
+const STRIDES = { compress_time: [2, 1, 1], compress_space: [1, 2, 2], compress_all: [2, 2, 2] } as const;
+
+/** Video to moments: patches, blocks, norm, SiLU, convolution; every convolution is causal. */
+export class Encoder extends Module {
+  conv_in: CausalConv3d;
+  down_blocks: DownBlock[] = [];
+  conv_norm_out: Norm;
+  conv_out: CausalConv3d;
+  private _patch: number;
+  private _uniform: boolean;
+
+  constructor(config: EncoderConfig, init: Initializer) {
+    super();
+    const { norm_layer: norm, norm_num_groups: groups, patch_size, out_channels, latent_log_var } = config;
+    const resnet = { norm, groups, causal: true };
+    let width = config.base_channels;
+    const convolution = (stride: readonly [number, number, number], outputs: number) =>
+      new CausalConv3d(width, outputs, init, { stride });
+    this.conv_in = new CausalConv3d(config.in_channels * patch_size ** 2, width, init);
+    for (const [name, params] of config.blocks) {
+      switch (name) {
+        case "res_x":
+          this.down_blocks.push(new UNetMidBlock3D(width, layersOf(params), init, resnet));
+          break;
+        case "res_x_y": {
+          const wide = width * multiplierOf(params, 2);
+          this.down_blocks.push(new ResnetBlock3D(width, wide, init, resnet));
+          width = wide;
+          break;
+        }
+        case "compress_time":
+        case "compress_space":
+        case "compress_all":
+          this.down_blocks.push(convolution(STRIDES[name], width));
+          break;
+        case "compress_all_x_y": {
+          const wide = width * multiplierOf(params, 2);
+          this.down_blocks.push(convolution(STRIDES.compress_all, wide));
+          width = wide;
+          break;
+        }
+        default:
+          throw new LtxError(
+            "unavailable",
+            `[video vae] encoder block ${name} is not supported yet: use res_x, res_x_y, compress_time, compress_space, ` +
+              "compress_all or compress_all_x_y",
+          );
+      }
+    }
+    const moments = { per_channel: 2 * out_channels, uniform: out_channels + 1, none: out_channels };
+    this.conv_norm_out = createNorm(norm, width, init, { groups, eps: 1e-6 });
+    this.conv_out = new CausalConv3d(width, moments[latent_log_var], init);
+    this._patch = patch_size;
+    this._uniform = latent_log_var === "uniform";
+  }
+
+  /** Pixels in [-1,1], (B,F,H,W,C), to moments (B,f,h,w,2C), or (B,f,h,w,C) for latent_log_var none; in x's dtype. */
+  forward(x: Tensor): Tensor {
+    return scope(() => {
+      const p = this._patch;
+      const patches = p === 1 ? x : spaceToDepth(x, { stride: [1, p, p], order: "time_width_height" });
+      let h = this.conv_in.forward(patches);
+      for (const block of this.down_blocks) {
+        const next = block.forward(h);
+        h.dispose(); // the tape, if any, holds what it needs
+        h = next;
+      }
+      const y = this.conv_out.forward(this.conv_norm_out.forward(h, { activation: "silu" }));
+      return this._uniform ? expandMoments(y) : y;
+    });
+  }
+}

@@ -1,0 +1,6 @@
+export { DepthToSpaceUpsample, ResnetBlock3D, type ResnetOptions, UNetMidBlock3D } from "./blocks.js";
+export { Decoder, type DecoderConfig } from "./decoder.js";
+export { Encoder, type EncoderConfig } from "./encoder.js";
+export { NoisePlanes } from "./noise.js";
+export { posteriorLogvars, posteriorMean, posteriorStd } from "./posterior.js";
+export { type DecodeOptions, VideoVae, type VideoVaeOptions } from "./video-vae.js";
