@@ -1,0 +1,210 @@
+import { afterEach, describe, expect, it } from "vitest";
+import { parseTransformerParams } from "../../lib/config/index.js";
+import { LtxVideoTransformer, type TransformerOptions } from "../../lib/models/transformer/index.js";
+import { Initializer } from "../../lib/nn/index.js";
+import { full, mean, normal, square } from "../../lib/ops/index.js";
+import { backward, device, noGrad, scope, Tensor } from "../../lib/tensor/index.js";
+
+const cpu = device("cpu");
+const GRID = [2, 3, 2];
+const config = (changes: Record<string, unknown> = {}): TransformerOptions =>
+  parseTransformerParams(
+    {
+      input_spatial_size: [3, 2],
+      input_channels: 4,
+      input_number_of_frames: 2,
+      num_layers: 2,
+      num_attention_heads: 2,
+      attention_head_dim: 16,
+      cross_attention_dim: 32,
+      caption_channels: 12,
+      ...changes,
+    },
+    "test",
+  );
+
+const models: LtxVideoTransformer[] = [];
+function build(changes: Record<string, unknown> = {}, options: { computeDtype?: "f32" | "bf16" } = {}) {
+  const model = new LtxVideoTransformer(config(changes), new Initializer(cpu, 7), options);
+  models.push(model);
+  return model;
+}
+afterEach(() => {
+  for (const model of models.splice(0)) model.dispose();
+});
+
+const random = (shape: number[], purpose: number) => normal(shape, { seed: 3, step: 0, purpose }, { device: cpu });
+const inputs = (batch = 2, tokens = 5) => ({
+  x: random([batch, ...GRID, 4], 1),
+  t: Tensor.from(
+    Float32Array.from({ length: batch }, (_, i) => (i + 1) / (batch + 1)),
+    [batch],
+    { device: cpu },
+  ),
+  text: random([batch, tokens, 12], 2),
+  mask: full([batch, tokens], 1, { device: cpu }),
+});
+const floats = async (tensor: Tensor) => Array.from(await tensor.read());
+
+function distance(a: readonly number[], b: readonly number[]): number {
+  const norm = (values: readonly number[]) => Math.sqrt(values.reduce((s, v) => s + v * v, 0));
+  return norm(a.map((v, i) => v - b[i])) / norm(b);
+}
+
+describe("LtxVideoTransformer", () => {
+  it("gives a velocity of the latents' shape, in f32", async () => {
+    const { x, t, text, mask } = inputs();
+    const velocity = noGrad(() => build({ out_channels: 6 }).forward(x, t, text, mask));
+    expect(velocity.shape).toEqual([2, ...GRID, 6]);
+    expect(velocity.dtype).toBe("f32");
+    expect((await floats(velocity)).every(Number.isFinite)).toBe(true);
+  });
+
+  it("has the reference's state-dict keys", async () => {
+    const keys = [...(await build({ num_layers: 1, norm_elementwise_affine: true }).stateDict()).keys()];
+    const attention = (name: string) => [
+      `${name}.q_norm.weight`,
+      `${name}.k_norm.weight`,
+      ...["to_q", "to_k", "to_v", "to_out.0"].flatMap((l) => [`${name}.${l}.weight`, `${name}.${l}.bias`]),
+    ];
+    const layer = (name: string) => [`${name}.weight`, `${name}.bias`];
+    const block = [
+      "norm1.weight",
+      ...attention("attn1"),
+      ...attention("attn2"),
+      "norm2.weight",
+      ...layer("ff.net.0.proj"),
+      ...layer("ff.net.2"),
+      "scale_shift_table",
+    ].map((key) => `transformer_blocks.0.${key}`);
+    const expected = [
+      ...layer("patchify_proj"),
+      ...layer("adaln_single.emb.timestep_embedder.linear_1"),
+      ...layer("adaln_single.emb.timestep_embedder.linear_2"),
+      ...layer("adaln_single.linear"),
+      ...layer("caption_projection.linear_1"),
+      ...layer("caption_projection.linear_2"),
+      ...block,
+      "scale_shift_table",
+      ...layer("proj_out"),
+    ];
+    expect(keys.sort()).toEqual(expected.sort());
+  });
+
+  it.each([
+    ["single_scale_shift", 6],
+    ["single_scale", 4],
+    ["none", 6],
+  ])("with adaptive norm %s embeds the time in %i rows", async (adaptive_norm, rows) => {
+    const model = build({ adaptive_norm });
+    const { x, t, text, mask } = inputs();
+    expect(model.adaln_single.linear.weight.shape).toEqual([rows * 32, 32]);
+    const velocity = await floats(noGrad(() => model.forward(x, t, text, mask)));
+    const later = await floats(noGrad(() => model.forward(x, full([2], 0.9, { device: cpu }), text, mask)));
+    expect(velocity.every(Number.isFinite)).toBe(true);
+    expect(distance(later, velocity)).toBeGreaterThan(0.01);
+  });
+
+  it.each([["rms_norm"], ["layer_norm"], [null]])("runs and learns with qk_norm %s", async (qk_norm) => {
+    const model = build({ qk_norm });
+    const { x, t, text, mask } = inputs();
+    scope(() => backward(mean(square(model.forward(x, t, text, mask)))));
+    for (const [key, parameter] of model.namedParameters()) expect(parameter.grad, key).not.toBeNull();
+    const to_q = model.transformer_blocks[0].attn1.to_q.weight.grad as Tensor;
+    expect((await floats(to_q)).some((v) => v !== 0)).toBe(true);
+  });
+
+  it("does not see text that the mask drops", async () => {
+    const model = build();
+    const { x, t, text } = inputs(1);
+    const mask = Tensor.from([1, 1, 0, 1, 0], [1, 5], { device: cpu });
+    const values = (await text.read()) as Float32Array;
+    const changed = (token: number) => {
+      const copy = values.slice();
+      copy.fill(5, token * 12, (token + 1) * 12);
+      return Tensor.from(copy, [1, 5, 12], { device: cpu });
+    };
+    const velocity = (words: Tensor) => floats(noGrad(() => model.forward(x, t, words, mask)));
+    const before = await velocity(text);
+    expect(await velocity(changed(2))).toEqual(before);
+    expect(await velocity(changed(4))).toEqual(before);
+    expect(distance(await velocity(changed(3)), before)).toBeGreaterThan(1e-4);
+  });
+
+  it("treats a missing mask as all ones", async () => {
+    const model = build();
+    const { x, t, text, mask } = inputs();
+    const masked = await floats(noGrad(() => model.forward(x, t, text, mask)));
+    expect(distance(await floats(noGrad(() => model.forward(x, t, text))), masked)).toBeLessThan(1e-6);
+  });
+
+  it("answers each sample of a batch as if alone, in any order", async () => {
+    const model = build();
+    const { x, t, text, mask } = inputs();
+    const swap = async (tensor: Tensor) => {
+      const values = (await tensor.read()) as Float32Array;
+      const half = values.length / 2;
+      return Tensor.from(Float32Array.of(...values.slice(half), ...values.slice(0, half)), tensor.shape, {
+        device: cpu,
+      });
+    };
+    const straight = noGrad(() => model.forward(x, t, text, mask));
+    const [x2, t2, text2] = [await swap(x), await swap(t), await swap(text)];
+    const swapped = noGrad(() => model.forward(x2, t2, text2, mask));
+    expect(distance(await floats(await swap(swapped)), await floats(straight))).toBeLessThan(1e-6);
+  });
+
+  it("takes a time for each token", async () => {
+    const model = build();
+    const { x, t, text, mask } = inputs();
+    const [first, second] = await floats(t);
+    const perToken = Tensor.from([...Array(12).fill(first), ...Array(12).fill(second)], [2, 12], { device: cpu });
+    const expected = await floats(noGrad(() => model.forward(x, t, text, mask)));
+    const actual = await floats(noGrad(() => model.forward(x, perToken, text, mask)));
+    expect(distance(actual, expected)).toBeLessThan(1e-6);
+  });
+
+  it("agrees in bf16 with f32", async () => {
+    const { x, t, text, mask } = inputs();
+    const exact = await floats(noGrad(() => build().forward(x, t, text, mask)));
+    const velocity = noGrad(() => build({}, { computeDtype: "bf16" }).forward(x, t, text, mask));
+    expect(velocity.dtype).toBe("f32");
+    const error = distance(await floats(velocity), exact);
+    expect(error).toBeGreaterThan(0);
+    expect(error).toBeLessThan(0.03);
+  });
+
+  it("keeps the tables of few grids, and frees all it made", () => {
+    const live = cpu.memory().live;
+    const model = new LtxVideoTransformer(config(), new Initializer(cpu));
+    noGrad(() =>
+      scope(() => {
+        for (let frames = 1; frames <= 12; frames++) {
+          const x = random([1, frames, 2, 2, 4], 1);
+          model.forward(x, full([1], 0.5, { device: cpu }), random([1, 3, 12], 2));
+        }
+      }),
+    );
+    model.dispose();
+    expect(cpu.memory().live).toBe(live);
+  });
+
+  it("names what does not fit", () => {
+    const model = build();
+    const { x, t, text, mask } = inputs();
+    const forward =
+      (...args: Parameters<LtxVideoTransformer["forward"]>) =>
+      () =>
+        model.forward(...args);
+    expect(forward(random([2, ...GRID, 5], 1), t, text, mask)).toThrow(
+      "[transformer] expects latents (B,F,H,W,4), got [2,2,3,2,5]",
+    );
+    expect(forward(x, full([3], 0.5, { device: cpu }), text, mask)).toThrow("expects a time for each of the 2 samples");
+    expect(forward(x, t, random([2, 5, 13], 2), mask)).toThrow("expects text [2, L, 12], got [2,5,13]");
+    expect(forward(x, t, text, full([2, 4], 1, { device: cpu }))).toThrow("expects a mask f32 [2, 5]");
+    expect(() => build({ cross_attention_dim: 64 })).toThrow("num_attention_heads · attention_head_dim = 32, got 64");
+    expect(() => build({ positional_embedding_type: "absolute", project_to_2d_pos: false })).toThrow(
+      "not supported yet",
+    );
+  });
+});
