@@ -2,7 +2,7 @@
  * Rectified flow: data and noise are joined by straight lines, x_t = t·x0 + (1 - t)·noise with t = 1 at the data, and the
  * model learns the velocity x0 - noise along them.
  */
-import { check } from "../errors.js";
+import { LtxError } from "../errors.js";
 import { affine, mean, mixRows, normal, pairLoss, type RandomKey, sigmoid, sub, uniform } from "../ops/index.js";
 import { type Device, scope, type Tensor } from "../tensor/index.js";
 
@@ -18,7 +18,10 @@ export const MIN_TIME = 1e-3;
 /** The velocity (B, …) at state x (B, …) and time t (B) f32. */
 export type Velocity = (x: Tensor, t: Tensor) => Tensor;
 
-/** Training times (batch) f32, a pure function of the key. */
+/**
+ * Training times (batch) f32, a pure function of the key.
+ * @throws {LtxError} `invalid_argument` for an unknown distribution.
+ */
 export function sampleTimes(
   batch: number,
   distribution: TimeDistribution,
@@ -34,9 +37,10 @@ export function sampleTimes(
       case "uniform-clipped":
         return affine(uniform([batch], key, options), 1 - MIN_TIME, MIN_TIME);
       default:
-        return check(false, "invalid_argument", () => {
-          return `[rectified flow] unknown time distribution ${JSON.stringify(distribution)}: expected logit-normal, uniform or uniform-clipped`;
-        }) as never;
+        throw new LtxError(
+          "invalid_argument",
+          `[rectified flow] unknown time distribution ${JSON.stringify(distribution)}: expected logit-normal, uniform or uniform-clipped`,
+        );
     }
   });
 }
