@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { empty, launch, record, sameDevice, type Tensor } from "../tensor/index.js";
+import { checkFloats, checkSingles, empty, launch, record, type Tensor } from "../tensor/index.js";
 
 export interface AttentionOptions {
   heads: number;
@@ -39,7 +39,8 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     return `[attention] rotation tables expect [${length},${width}] and as many keys as queries, got ${cos} for ${keys} keys`;
   });
   check(!mask || mask.size === batch * keys, "shape_mismatch", () => `[attention] mask expects [${batch},${keys}], got [${mask?.shape}]`);
-  sameDevice("attention", q, k, v, qWeight, kWeight, cos, sin, mask);
+  checkFloats("attention", q, k, v, qWeight, kWeight, cos, sin, mask);
+  checkSingles("attention", { qWeight, kWeight, cos, sin, mask });
   const scalars = [heads, eps, options.scale ?? (width / heads) ** -0.5];
   const { device } = q;
   const y = empty(q.shape, { dtype: q.dtype, device });
@@ -64,7 +65,8 @@ export function rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
   check(x.dims === 3 && width % 2 === 0 && cos.size === length * width && sin.size === cos.size, "shape_mismatch", () => {
     return `[rope] tables [${cos.shape}], [${sin.shape}] do not fit input [${x.shape}]`;
   });
-  sameDevice("rope", x, cos, sin);
+  checkFloats("rope", x, cos, sin);
+  checkSingles("rope", { cos, sin });
   const y = empty(x.shape, { dtype: x.dtype, device: x.device });
   launch("rope", [x, cos, sin, y], [0]);
   return record("rope", y, [x], [cos, sin], (grad) => {

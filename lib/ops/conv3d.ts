@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { empty, launch, record, type Shape, sameDevice, type Tensor } from "../tensor/index.js";
+import { checkFloats, checkSingles, empty, launch, record, type Shape, type Tensor } from "../tensor/index.js";
 
 export interface Conv3dOptions {
   /** (time, height, width). */
@@ -44,7 +44,8 @@ export function conv3d(
     return `[conv3d] weight expects ${w.shape[4]} input channels, got ${x.shape[4]} (input shape [${x.shape}])`;
   });
   check(!bias || bias.size === w.shape[0], "shape_mismatch", () => `[conv3d] bias expects [${w.shape[0]}], got [${bias?.shape}]`);
-  check(w.dtype === "f32", "dtype_mismatch", () => `[conv3d] weight must be f32, got ${w.dtype}`);
+  checkFloats("conv3d", x, w, bias, residual);
+  checkSingles("conv3d", { weight: w, bias });
   const { stride = [1, 1, 1], padTime = [0, 0], padSpace = [0, 0], replicate = false } = options;
   check([...stride].every((s) => Number.isInteger(s) && s > 0), "invalid_argument", () => `[conv3d] stride [${stride}] must be positive`);
   const pads = [...padTime, ...padSpace];
@@ -56,7 +57,6 @@ export function conv3d(
   check(!residual || residual.shape.join() === shape.join(), "shape_mismatch", () => {
     return `[conv3d] residual expects [${shape}], got [${residual?.shape}]`;
   });
-  sameDevice("conv3d", x, w, bias, residual);
   const scalars = [...stride, ...pads, replicate ? 1 : 0];
   const y = empty(shape, { dtype: x.dtype, device: x.device });
   launch("conv3d", [x, w, bias, residual, y], scalars);

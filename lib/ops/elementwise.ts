@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { alias, type DType, empty, launch, record, type Shape, sameDevice, sizeOf, type Tensor } from "../tensor/index.js";
+import { alias, checkFloats, type DType, empty, launch, record, type Shape, sizeOf, type Tensor } from "../tensor/index.js";
 import { Unary, type UnaryKind } from "./enums.js";
 
 const like = (x: Tensor, dtype: DType = x.dtype): Tensor => empty(x.shape, { dtype, device: x.device });
@@ -51,7 +51,7 @@ export function cast(x: Tensor, dtype: DType): Tensor {
 /** alpha·a + beta·b, elementwise, in a's dtype. */
 export function axpby(alpha: number, a: Tensor, beta: number, b: Tensor): Tensor {
   sameSize("add", a, b);
-  sameDevice("add", a, b);
+  checkFloats("add", a, b);
   const y = like(a);
   launch("axpby", [a, b, y], [alpha, beta]);
   return record("add", y, [a, b], [], (grad) => [
@@ -66,7 +66,7 @@ export const sub = (a: Tensor, b: Tensor): Tensor => axpby(1, a, -1, b);
 /** a · b, elementwise, in a's dtype; b of one element is broadcast. */
 export function mul(a: Tensor, b: Tensor): Tensor {
   if (b.size !== 1) sameSize("mul", a, b);
-  sameDevice("mul", a, b);
+  checkFloats("mul", a, b);
   const y = like(a);
   launch("mul", [a, b, y]);
   return record("mul", y, [a, b], [a, b], (grad, needs) => {
@@ -84,6 +84,7 @@ export function mul(a: Tensor, b: Tensor): Tensor {
 
 /** An elementwise function; `clamp` takes its bounds. */
 export function unary(kind: UnaryKind, x: Tensor, lo = 0, hi = 0): Tensor {
+  checkFloats(kind, x);
   const scalars = [Unary[kind], lo, hi];
   const y = like(x);
   launch("unary", [x, y], scalars);
@@ -107,7 +108,7 @@ export const clamp = (x: Tensor, lo: number, hi: number): Tensor => unary("clamp
 /** x (…, C) + row (C), in x's dtype. `row` may have more dimensions: it is repeated along the leading ones of x. */
 export function addRows(x: Tensor, row: Tensor): Tensor {
   check(row.size > 0 && x.size % row.size === 0, "shape_mismatch", () => `[add_rows] [${row.shape}] does not repeat over [${x.shape}]`);
-  sameDevice("add_rows", x, row);
+  checkFloats("add_rows", x, row);
   const y = like(x);
   const flat: Shape = [x.size / row.size, row.size];
   launch("add_rows", [[x, flat], [row, [row.size]], y]);
@@ -133,7 +134,7 @@ export function mixRows(a: Tensor, b: Tensor | null, sa: Tensor | null, sb: Tens
       return `[mix_rows] a factor for each of the ${a.shape[0]} samples is expected (f32), got ${s}`;
     });
   }
-  sameDevice("mix_rows", a, b, sa, sb);
+  checkFloats("mix_rows", a, b, sa, sb);
   const flat: Shape = [a.shape[0], a.shape[0] ? a.size / a.shape[0] : 0];
   const y = like(a);
   launch("mix_rows", [[a, flat], b && [b, flat], sa, sb, [y, flat]]);

@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { empty, launch, record, sameDevice, type Tensor } from "../tensor/index.js";
+import { checkFloats, empty, launch, record, sameDevice, type Tensor } from "../tensor/index.js";
 
 /**
  * Rows of a table: table (V, …), index i32 (any shape) to (...index, …). Indices must lie in [0, V): the caller checks,
@@ -8,6 +8,7 @@ import { empty, launch, record, sameDevice, type Tensor } from "../tensor/index.
 export function gatherRows(table: Tensor, index: Tensor): Tensor {
   check(index.dtype === "i32", "dtype_mismatch", () => `[gather_rows] index must be i32, got ${index.dtype}`);
   sameDevice("gather_rows", table, index);
+  checkFloats("gather_rows", table);
   const [rows, ...rest] = table.shape;
   const width = rows ? table.size / rows : 0;
   const y = empty([...index.shape, ...rest], { dtype: table.dtype, device: table.device });

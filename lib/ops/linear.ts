@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { empty, launch, record, type Shape, sameDevice, type Tensor, wantsGrad } from "../tensor/index.js";
+import { checkFloats, checkSingles, empty, launch, record, type Shape, type Tensor, wantsGrad } from "../tensor/index.js";
 import { Unary, type UnaryKind } from "./enums.js";
 
 /**
@@ -13,8 +13,8 @@ export function linear(x: Tensor, w: Tensor, bias: Tensor | null = null, activat
     return `[linear] weight [${w.shape}] expects ${inputs} input features, got ${x.shape[x.dims - 1]} (input shape [${x.shape}])`;
   });
   check(!bias || bias.size === outputs, "shape_mismatch", () => `[linear] bias expects [${outputs}], got [${bias?.shape}]`);
-  check(w.dtype === "f32", "dtype_mismatch", () => `[linear] weight must be f32, got ${w.dtype}`);
-  sameDevice("linear", x, w, bias);
+  checkFloats("linear", x, w, bias);
+  checkSingles("linear", { weight: w, bias });
   const shape: Shape = [...x.shape.slice(0, -1), outputs];
   const y = empty(shape, { dtype: x.dtype, device: x.device });
   const pre = activation !== "none" && wantsGrad(x, w, bias) ? empty(shape, { dtype: x.dtype, device: x.device }) : null;

@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { empty, launch, record, sameDevice, type Tensor } from "../tensor/index.js";
+import { checkFloats, checkSingles, empty, launch, record, type Tensor } from "../tensor/index.js";
 
 /**
  * x + h · ada[g][gate]: the gated residual of an adaptive-norm block. x, h (…, C), ada (G, rows, C) as in normAct.
@@ -12,7 +12,7 @@ export function gatedAdd(x: Tensor, h: Tensor, ada: Tensor, gate: number): Tenso
   check(ada.dims === 3 && ada.shape[2] === channels && divides && gate < ada.shape[1], "shape_mismatch", () => {
     return `[gated_add] table [${ada.shape}] with gate row ${gate} does not fit input [${x.shape}]`;
   });
-  sameDevice("gated_add", x, h, ada);
+  checkFloats("gated_add", x, h, ada);
   const y = empty(x.shape, { dtype: x.dtype, device: x.device });
   launch("gated_add", [x, h, ada, y], [gate]);
   return record("gated_add", y, [x, h, ada], [h, ada], (grad) => {
@@ -29,7 +29,8 @@ export function addPlane(x: Tensor, plane: Tensor, scale: Tensor): Tensor {
   check(x.dims === 5 && plane.size === height * width && scale.size === channels, "shape_mismatch", () => {
     return `[add_plane] plane [${plane.shape}] and scale [${scale.shape}] do not fit input [${x.shape}]`;
   });
-  sameDevice("add_plane", x, plane, scale);
+  checkFloats("add_plane", x, plane, scale);
+  checkSingles("add_plane", { scale });
   const y = empty(x.shape, { dtype: x.dtype, device: x.device });
   launch("add_plane", [x, plane, scale, y]);
   return record("add_plane", y, [x, scale], [plane], (grad, needs) => {

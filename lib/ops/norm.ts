@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { empty, launch, record, type Shape, sameDevice, type Tensor } from "../tensor/index.js";
+import { checkFloats, empty, launch, record, type Shape, type Tensor } from "../tensor/index.js";
 import { Norm, type NormKind, Unary } from "./enums.js";
 
 /** Rows of a modulation table: which one shifts and which one scales. */
@@ -54,7 +54,7 @@ export function normAct(x: Tensor, options: NormOptions): Tensor {
       return `[norm] modulation table [${ada.shape}] does not fit input [${x.shape}]`;
     });
   }
-  sameDevice("norm", x, weight, bias, ada);
+  checkFloats("norm", x, weight, bias, ada);
   const scalars = [Norm[kind], Unary[activation], eps, groups, modulation?.shift ?? 0, modulation?.scale ?? 0];
   const y = empty(x.shape, { dtype: x.dtype, device: x.device });
   const stats = empty(statsShape(x, kind, groups), { device: x.device });

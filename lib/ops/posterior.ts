@@ -1,10 +1,11 @@
 /** The diagonal Gaussian of the VAE: moments (B, …, 2C) hold C means, then C log-variances, clamped to [-30, 20]. */
 import { check } from "../errors.js";
-import { empty, launch, record, type Shape, type Tensor } from "../tensor/index.js";
+import { checkFloats, empty, launch, record, type Shape, type Tensor } from "../tensor/index.js";
 
 function halved(op: string, moments: Tensor): Shape {
   const channels = moments.shape[moments.dims - 1];
   check(channels % 2 === 0, "shape_mismatch", () => `[${op}] moments need an even channel count, got [${moments.shape}]`);
+  checkFloats(op, moments);
   return [...moments.shape.slice(0, -1), channels / 2];
 }
 
@@ -13,6 +14,8 @@ const like = (x: Tensor): Tensor => empty(x.shape, { dtype: x.dtype, device: x.d
 /** latent_log_var "uniform": (…, C + 1) to (…, 2C), one log-variance for all channels. */
 export function expandMoments(x: Tensor): Tensor {
   const channels = x.shape[x.dims - 1] - 1;
+  checkFloats("expand_moments", x);
+  check(channels >= 1, "shape_mismatch", () => `[expand_moments] needs at least one mean and the log-variance, got [${x.shape}]`);
   const y = empty([...x.shape.slice(0, -1), 2 * channels], { dtype: x.dtype, device: x.device });
   launch("expand_moments", [x, y]);
   return record("expand_moments", y, [x], [], (grad) => {
@@ -26,6 +29,7 @@ export function expandMoments(x: Tensor): Tensor {
 export function posteriorSample(moments: Tensor, noise: Tensor): Tensor {
   const shape = halved("posterior_sample", moments);
   check(noise.shape.join() === shape.join(), "shape_mismatch", () => `[posterior_sample] noise expects [${shape}], got [${noise.shape}]`);
+  checkFloats("posterior_sample", moments, noise);
   const z = empty(shape, { dtype: moments.dtype, device: moments.device });
   launch("posterior_sample", [moments, noise, z]);
   return record("posterior_sample", z, [moments], [moments, noise], (grad) => {

@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { alias, empty, launch, record, type Shape, scope, type Tensor } from "../tensor/index.js";
+import { alias, checkFloats, empty, launch, record, scope, type Shape, type Tensor } from "../tensor/index.js";
 import { PatchOrder } from "./enums.js";
 
 export interface DepthToSpaceOptions {
@@ -83,6 +83,7 @@ function view(x: Tensor, shape: Shape): Tensor {
 
 /** An index map and its adjoint, which is its backward. */
 function move(op: string, adjoint: string, x: Tensor, shape: Shape, scalars: number[]): Tensor {
+  checkFloats(op, x);
   const y = empty(shape, { dtype: x.dtype, device: x.device });
   launch(op, [x, y], scalars);
   return record(op, y, [x], [], (grad) => {

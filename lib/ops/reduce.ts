@@ -1,10 +1,11 @@
 import { check } from "../errors.js";
-import { empty, launch, record, type Shape, sameDevice, type Tensor } from "../tensor/index.js";
+import { checkFloats, empty, launch, record, type Shape, type Tensor } from "../tensor/index.js";
 import { Loss, type LossKind, Reduce } from "./enums.js";
 
 const perSample = (x: Tensor, samples: number): Shape => [samples, samples ? x.size / samples : 0];
 
 function reduced(kind: keyof typeof Reduce, x: Tensor, samples: number, scale: number, shape: Shape): Tensor {
+  checkFloats(kind, x);
   const y = empty(shape, { device: x.device });
   const flat = perSample(x, samples);
   const scalars = [Reduce[kind], scale];
@@ -35,7 +36,7 @@ export const sumSquares = (x: Tensor): Tensor => reduced("sum_squares", x, 1, 1,
  */
 export function pairLoss(kind: LossKind, a: Tensor, b: Tensor, scale = 1): Tensor {
   check(a.size === b.size, "shape_mismatch", () => `[pair_loss] operands differ in shape: [${a.shape}] and [${b.shape}]`);
-  sameDevice("pair_loss", a, b);
+  checkFloats("pair_loss", a, b);
   const flat = perSample(a, a.shape[0]);
   const scalars = [Loss[kind], scale];
   const y = empty([a.shape[0]], { device: a.device });

@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { empty, launch, record, sameDevice, type Tensor } from "../tensor/index.js";
+import { checkFloats, empty, launch, record, type Tensor } from "../tensor/index.js";
 
 /**
  * The 3D Haar transform: x (B,F,H,W,C) to (B,8,⌈F/2⌉,⌈H/2⌉,⌈W/2⌉,C), band = 4·highF + 2·highH + highW. An odd axis gets
@@ -7,6 +7,7 @@ import { empty, launch, record, sameDevice, type Tensor } from "../tensor/index.
  */
 export function haar(x: Tensor): Tensor {
   check(x.dims === 5, "shape_mismatch", () => `[haar] expects (B,F,H,W,C), got [${x.shape}]`);
+  checkFloats("haar", x);
   const [b, f, h, w, c] = x.shape;
   const y = empty([b, 8, Math.ceil(f / 2), Math.ceil(h / 2), Math.ceil(w / 2), c], { dtype: x.dtype, device: x.device });
   launch("haar", [x, y]);
@@ -22,7 +23,7 @@ export function haarL1(a: Tensor, b: Tensor): Tensor {
   check(a.dims === 5 && a.shape.join() === b.shape.join(), "shape_mismatch", () => {
     return `[haar_l1] expects two videos (B,F,H,W,C) of one shape, got [${a.shape}] and [${b.shape}]`;
   });
-  sameDevice("haar_l1", a, b);
+  checkFloats("haar_l1", a, b);
   const y = empty([a.shape[0], a.shape[4]], { device: a.device });
   launch("haar_l1", [a, b, y]);
   const toward = (from: Tensor, to: Tensor, grad: Tensor): Tensor => {

@@ -3,6 +3,8 @@ export { type BackendStatus, backends, Device, device } from "./device.js";
 export { keep, scope } from "./scope.js";
 export {
   alias,
+  checkFloats,
+  checkSingles,
   type DType,
   empty,
   launch,

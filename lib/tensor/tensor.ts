@@ -241,3 +241,18 @@ export function sameDevice(op: string, ...tensors: (Tensor | null | undefined)[]
   }
   return present[0].device;
 }
+
+/** Throws unless all tensors are f32 or bf16 and share one device. */
+export function checkFloats(op: string, ...tensors: (Tensor | null | undefined)[]): void {
+  sameDevice(op, ...tensors);
+  for (const t of tensors) {
+    check(!t || t.dtype === "f32" || t.dtype === "bf16", "dtype_mismatch", () => `[${op}] expects f32 or bf16, got ${t}`);
+  }
+}
+
+/** Throws unless these operands, where given, are f32: kernels read them as such whatever the input's dtype. */
+export function checkSingles(op: string, operands: Record<string, Tensor | null | undefined>): void {
+  for (const [name, t] of Object.entries(operands)) {
+    check(!t || t.dtype === "f32", "dtype_mismatch", () => `[${op}] ${name} must be f32, got ${t?.dtype}`);
+  }
+}

@@ -25,6 +25,11 @@ struct bf16 {
     const uint32_t rounded = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;
     bits = static_cast<uint16_t>((u & 0x7FFFFFFFu) > 0x7F800000u ? ((u >> 16) | 0x40u) : rounded);
   }
+  // Without this GCC does not vectorise stores of floats.
+  bf16& operator=(float value) {
+    bits = bf16(value).bits;
+    return *this;
+  }
   operator float() const {
     const uint32_t u = static_cast<uint32_t>(bits) << 16;
     float value;

@@ -1,0 +1,33 @@
+import { Command, CommanderError } from "commander";
+import { LtxError } from "../errors.js";
+import { version } from "../version.js";
+import { infoCommand } from "./info.js";
+import { reconstructCommand } from "./reconstruct.js";
+import { sampleCommand } from "./sample.js";
+import { trainCommand } from "./train.js";
+
+const USAGE_CODES = ["config", "file_exists", "invalid_argument"];
+
+/** Runs the command line; @returns the exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted. */
+export async function main(argv: string[]): Promise<number> {
+  const program = new Command("ltx-native")
+    .description("LTX-Video in Node.js: train, sample and inspect")
+    .version(version)
+    .showHelpAfterError("(ltx-native --help shows what there is)");
+  const commands = [trainCommand(), sampleCommand(), reconstructCommand(), infoCommand()];
+  for (const command of commands) program.addCommand(command);
+  for (const command of [program, ...commands]) command.exitOverride();
+  try {
+    await program.parseAsync(argv, { from: "user" });
+    const ran = commands.find((command) => command.getOptionValue("exitCode") !== undefined);
+    return (ran?.getOptionValue("exitCode") as number | undefined) ?? 0;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    if (error instanceof LtxError) {
+      process.stderr.write(`ltx-native: ${error.message}\n`);
+      if (error.code === "aborted") return 130;
+      return USAGE_CODES.includes(error.code) ? 2 : 1;
+    }
+    throw error;
+  }
+}

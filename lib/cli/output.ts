@@ -1,0 +1,94 @@
+/** What commands print: events as JSON lines, or text and a progress bar for people. */
+import cliProgress from "cli-progress";
+import type { TrainEvent } from "../training/events.js";
+
+/** Where a command writes; tests give their own. */
+export interface Output {
+  json: boolean;
+  out(line: string): void;
+  err(line: string): void;
+  /** Whether standard error is a terminal. */
+  terminal: boolean;
+}
+
+export function standardOutput(json: boolean): Output {
+  return {
+    json,
+    out: (line) => process.stdout.write(`${line}\n`),
+    err: (line) => process.stderr.write(`${line}\n`),
+    terminal: process.stderr.isTTY === true,
+  };
+}
+
+export function duration(seconds: number): string {
+  if (!Number.isFinite(seconds)) return "–";
+  const s = Math.max(0, Math.round(seconds));
+  const pad = (n: number) => String(n).padStart(2, "0");
+  return s >= 3600 ? `${Math.floor(s / 3600)}:${pad(Math.floor((s % 3600) / 60))}:${pad(s % 60)}` : `${Math.floor(s / 60)}:${pad(s % 60)}`;
+}
+
+/** Seconds between lines where no progress bar can be drawn. */
+const LINE_EVERY = 15;
+
+/** Reports training events. */
+export class TrainReport {
+  private bar: cliProgress.SingleBar | null = null;
+  private lastLine = 0;
+
+  constructor(private readonly output: Output) {}
+
+  show(event: TrainEvent): void {
+    const { output } = this;
+    if (output.json) return output.out(JSON.stringify(event));
+    switch (event.type) {
+      case "start": {
+        const from = event.step > 0 ? `, from step ${event.step}` : "";
+        return this.line(`${event.stage}: ${(event.parameters / 1e6).toFixed(2)} M parameters on ${event.device}, ${event.steps} steps${from}`);
+      }
+      case "notice":
+        return this.output.err(`${event.stage}: ${event.message}`);
+      case "prepare":
+        return this.progress(event.done, event.total, `encoding ${event.what}`);
+      case "step": {
+        const text = `loss ${event.loss.toPrecision(4)}  ${event.stepsPerSecond.toFixed(1)} steps/s  ${duration(event.secondsLeft)} left`;
+        return this.progress(event.step, event.steps, `${event.stage} ${text}`);
+      }
+      case "validate": {
+        const metrics = Object.entries(event.metrics).map(([name, value]) => `${name} ${value.toPrecision(4)}`);
+        return this.line(`${event.stage} step ${event.step}: held-out ${metrics.join(", ")}`);
+      }
+      case "checkpoint":
+        return;
+      case "picture":
+        return this.line(`${event.what}: ${event.path}`);
+      case "end":
+        return this.line(`${event.stage}: ${event.reason} at step ${event.step} after ${duration(event.seconds)}`);
+    }
+  }
+
+  private progress(done: number, total: number, text: string): void {
+    if (!this.output.terminal) {
+      const now = performance.now() / 1000;
+      if (now - this.lastLine < LINE_EVERY) return;
+      this.lastLine = now;
+      return this.output.err(`${done}/${total} ${text}`);
+    }
+    if (!this.bar) {
+      this.bar = new cliProgress.SingleBar({ format: "{bar} {value}/{total} {text}", stream: process.stderr, clearOnComplete: true, hideCursor: true }, cliProgress.Presets.shades_classic);
+      this.bar.start(total, done, { text });
+    }
+    this.bar.setTotal(total);
+    this.bar.update(done, { text });
+  }
+
+  private line(text: string): void {
+    this.stop();
+    this.output.out(text);
+  }
+
+  /** Takes the bar away. */
+  stop(): void {
+    this.bar?.stop();
+    this.bar = null;
+  }
+}

@@ -1,0 +1,97 @@
+import { basename, join } from "node:path";
+import { Command } from "commander";
+import { loadConfig, type RunConfig } from "../config/index.js";
+import { LtxError } from "../errors.js";
+import { packageRoot } from "../native.js";
+import { train } from "../training/index.js";
+import { whole } from "./options.js";
+import { standardOutput, TrainReport } from "./output.js";
+
+interface TrainFlags {
+  config?: string;
+  steps?: number;
+  batchSize?: number;
+  device: string;
+  out?: string;
+  resume?: string;
+  vae?: string;
+  seed?: number;
+  force?: boolean;
+  json?: boolean;
+}
+
+export function trainCommand(): Command {
+  return new Command("train")
+    .description("train a VAE or a transformer; without --config the quickstart: both, on moving digits, in minutes")
+    .option("--config <file>", "YAML file of the run")
+    .option("--steps <n>", "updates of each stage, instead of the file's", whole(1))
+    .option("--batch-size <n>", "clips of a batch, instead of the file's", whole(1))
+    .option("--device <name>", "auto or cpu", "auto")
+    .option("--out <dir>", "folder of the run (default: runs/NAME)")
+    .option("--resume <dir>", "continue the run in this folder")
+    .option("--vae <checkpoint>", "trained VAE for a transformer's run")
+    .option("--seed <n>", "seed of parameters, data order and noise", whole(0))
+    .option("--force", "replace another run in the folder")
+    .option("--json", "events as JSON lines on standard output")
+    .action(async (flags: TrainFlags, command: Command) => {
+      command.setOptionValue("exitCode", await runTrain(flags));
+    });
+}
+
+async function runTrain(flags: TrainFlags): Promise<number> {
+  const output = standardOutput(flags.json === true);
+  const report = new TrainReport(output);
+  const interrupt = new AbortController();
+  const onSignal = () => {
+    if (interrupt.signal.aborted) process.exit(130);
+    report.stop();
+    output.err("stopping after this step; a checkpoint will be written (once more to stop at once)");
+    interrupt.abort();
+  };
+  process.on("SIGINT", onSignal);
+  process.on("SIGTERM", onSignal);
+  try {
+    const { out, config } = await plan(flags);
+    const { force, vae, device } = flags;
+    const events = train({ out, config, force, vae, device, signal: interrupt.signal, warn: (message) => output.err(message) });
+    let pictures = 0;
+    for await (const event of events) {
+      report.show(event);
+      if (event.type === "picture") pictures++;
+    }
+    if (interrupt.signal.aborted) {
+      output.err(`continue with: ltx-native train --resume ${out}`);
+      return 130;
+    }
+    if (!output.json) output.out(pictures > 0 ? `done: the pictures are in ${out}` : `nothing left to do in ${out}`);
+    return 0;
+  } finally {
+    report.stop();
+    process.off("SIGINT", onSignal);
+    process.off("SIGTERM", onSignal);
+  }
+}
+
+/** Where to run, and what: nothing to continue what is there. */
+async function plan(flags: TrainFlags): Promise<{ out: string; config?: RunConfig }> {
+  if (flags.resume !== undefined) {
+    const clash = (["config", "out", "force", "batchSize", "seed", "steps"] as const).find((name) => flags[name] !== undefined);
+    if (clash) throw new LtxError("config", `--resume continues the run as it was configured; leave out --${clash.replace("S", "-s")}`);
+    return { out: flags.resume };
+  }
+  const file = flags.config ?? join(packageRoot, "configs", "quickstart.yaml");
+  const config = await loadConfig(file);
+  for (const stage of config.kind === "quickstart" ? [config.vae, config.flow] : [config]) override(stage.training, flags);
+  return { out: flags.out ?? join("runs", basename(file).replace(/\.ya?ml$/, "")), config };
+}
+
+function override(training: Exclude<RunConfig, { kind: "quickstart" }>["training"], flags: TrainFlags): void {
+  if (flags.steps !== undefined) {
+    const { name, warmup_steps } = training.lr_schedule;
+    training.steps = flags.steps;
+    // A shortened run keeps its shape: the warm-up may not outlast it.
+    if (name === "cosine") training.lr_schedule.warmup_steps = Math.min(warmup_steps, flags.steps - 1);
+  }
+  if (flags.batchSize !== undefined) training.batch_size = flags.batchSize;
+  if (flags.seed !== undefined) training.seed = flags.seed;
+}

@@ -1,0 +1,160 @@
+/**
+ * Checkpoints: a folder `step-NNNNNNNN` with `model.safetensors` (what sampling needs), `training.safetensors` (what
+ * resuming needs besides) and `manifest.json` (sizes and hashes). The folder is written under another name and renamed
+ * when it is complete and on disk, so a checkpoint is whole or not there.
+ */
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { check, LtxError } from "../errors.js";
+import { type SafetensorsTensor, readSafetensors, writeSafetensors } from "./safetensors.js";
+import { type Module, type Parameter, toCheckpoint } from "../nn/index.js";
+import type { Shape, Tensor } from "../tensor/index.js";
+
+export const MODEL_FILE = "model.safetensors";
+export const TRAINING_FILE = "training.safetensors";
+const MANIFEST_FILE = "manifest.json";
+const FOLDER = /^step-(\d{8,})$/;
+
+export interface CheckpointContents {
+  step: number;
+  model: readonly SafetensorsTensor[];
+  training: readonly SafetensorsTensor[];
+  metadata: Record<string, string>;
+}
+
+interface Manifest {
+  format: 1;
+  step: number;
+  files: Record<string, { bytes: number; sha256: string }>;
+}
+
+/** The values of `tensor` as F32, read when their turn to be written comes; `parameter` gives key order and layout. */
+export function entry(name: string, parameter: Parameter, tensor: Tensor = parameter): SafetensorsTensor {
+  const data = async () => {
+    const values = toCheckpoint(parameter, (await tensor.read()) as Float32Array);
+    return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  };
+  return { name, dtype: "F32", shape: parameter.checkpointShape, data };
+}
+
+/** All parameters of a module under a prefix; `values` may give other tensors for some of them (averages). */
+export function moduleEntries(module: Module, prefix: string, values?: ReadonlyMap<Parameter, Tensor>): SafetensorsTensor[] {
+  return [...module.namedParameters(prefix)].map(([name, p]) => entry(name, p, values?.get(p)));
+}
+
+/** One number as a tensor of its own. */
+export function scalarEntry(name: string, value: number): SafetensorsTensor {
+  return { name, dtype: "F32", shape: [], data: new Uint8Array(new Float32Array([value]).buffer) };
+}
+
+/**
+ * Writes a checkpoint below `folder`, then removes all but the newest `keep`. On failure what was there stays.
+ * @returns the new checkpoint's path
+ */
+export async function saveCheckpoint(folder: string, contents: CheckpointContents, keep = 2): Promise<string> {
+  const name = `step-${String(contents.step).padStart(8, "0")}`;
+  const path = join(folder, name);
+  const temporary = join(folder, `.${name}.partial`);
+  try {
+    await rm(temporary, { recursive: true, force: true });
+    await mkdir(temporary, { recursive: true });
+    const metadata = { format: "ltx-native", step: String(contents.step), ...contents.metadata };
+    await writeSafetensors(join(temporary, MODEL_FILE), contents.model, metadata);
+    await writeSafetensors(join(temporary, TRAINING_FILE), contents.training, { format: "ltx-native", step: metadata.step });
+    const manifest: Manifest = { format: 1, step: contents.step, files: {} };
+    for (const file of [MODEL_FILE, TRAINING_FILE]) manifest.files[file] = await fingerprint(join(temporary, file));
+    await writeSynced(join(temporary, MANIFEST_FILE), `${JSON.stringify(manifest, null, 2)}\n`);
+    await rm(path, { recursive: true, force: true });
+    await rename(temporary, path);
+    await syncFolder(folder);
+  } catch (cause) {
+    await rm(temporary, { recursive: true, force: true }).catch(() => {});
+    if (cause instanceof LtxError) throw cause;
+    throw new LtxError("io", `[checkpoint] cannot write ${path}: ${(cause as Error).message}`, { cause });
+  }
+  const all = await listCheckpoints(folder);
+  for (const old of all.slice(0, -keep)) await rm(old.path, { recursive: true, force: true });
+  return path;
+}
+
+/** Complete checkpoints below `folder`, oldest first. */
+export async function listCheckpoints(folder: string): Promise<{ path: string; step: number }[]> {
+  const names = await readdir(folder).catch(() => [] as string[]);
+  return names
+    .map((name) => ({ path: join(folder, name), step: Number(FOLDER.exec(name)?.[1] ?? Number.NaN) }))
+    .filter(({ step }) => Number.isFinite(step))
+    .sort((a, b) => a.step - b.step);
+}
+
+/** @throws LtxError `checkpoint` when a file is missing or differs from what was written. */
+export async function verifyCheckpoint(path: string): Promise<void> {
+  let manifest: Manifest;
+  try {
+    manifest = JSON.parse(await readFile(join(path, MANIFEST_FILE), "utf8"));
+  } catch (cause) {
+    throw new LtxError("checkpoint", `[checkpoint] ${path} has no readable manifest.json: not a complete checkpoint`, { cause });
+  }
+  for (const [file, expected] of Object.entries(manifest.files)) {
+    const full = join(path, file);
+    const info = await stat(full).catch(() => null);
+    check(info !== null, "checkpoint", () => `[checkpoint] ${full} is missing`);
+    const found = await fingerprint(full);
+    check(found.sha256 === expected.sha256, "checkpoint", () => {
+      return `[checkpoint] ${full} is damaged: ${found.bytes} bytes, expected ${expected.bytes} with SHA-256 ${expected.sha256}`;
+    });
+  }
+}
+
+/** Tensors by name as f32. `wanted` limits them by name. */
+export async function readTensors(
+  path: string,
+  wanted: (name: string) => boolean = () => true,
+): Promise<{ metadata: Record<string, string>; tensors: Map<string, { shape: Shape; data: Float32Array }> }> {
+  const file = await readSafetensors(path);
+  try {
+    const tensors = new Map<string, { shape: Shape; data: Float32Array }>();
+    for (const [name, { shape }] of file.tensors) {
+      if (wanted(name)) tensors.set(name, { shape, data: await file.readF32(name) });
+    }
+    return { metadata: { ...file.metadata }, tensors };
+  } finally {
+    await file.close();
+  }
+}
+
+/** The entries whose name starts with `prefix`, without it. */
+export function withPrefix<T>(tensors: ReadonlyMap<string, T>, prefix: string): Map<string, T> {
+  const found = [...tensors].filter(([name]) => name.startsWith(prefix));
+  return new Map(found.map(([name, value]) => [name.slice(prefix.length), value]));
+}
+
+async function fingerprint(path: string): Promise<{ bytes: number; sha256: string }> {
+  const hash = createHash("sha256");
+  let bytes = 0;
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) {
+    hash.update(chunk);
+    bytes += chunk.length;
+  }
+  return { bytes, sha256: hash.digest("hex") };
+}
+
+async function writeSynced(path: string, text: string): Promise<void> {
+  const file = await open(path, "w");
+  try {
+    await file.writeFile(text);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, "r");
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}

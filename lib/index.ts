@@ -1,0 +1,14 @@
+/** The public API: everything a program needs to train, sample and look inside. */
+export * from "./config/index.js";
+export * from "./data/index.js";
+export * as diffusion from "./diffusion/index.js";
+export { type ErrorCode, LtxError } from "./errors.js";
+export { readSafetensors, writeSafetensors } from "./formats/safetensors.js";
+export * from "./models/index.js";
+export * as nn from "./nn/index.js";
+export * as ops from "./ops/index.js";
+export * as optim from "./optim/index.js";
+export * from "./pipelines/index.js";
+export * from "./tensor/index.js";
+export * from "./training/index.js";
+export { version } from "./version.js";

@@ -1,0 +1,131 @@
+import { type FlowRunConfig, vaeFactors } from "../config/index.js";
+import { eulerSample } from "../diffusion/index.js";
+import { check, LtxError } from "../errors.js";
+import { readTensors } from "../formats/checkpoint.js";
+import { createFlowModel, type FlowModel, loadFlowState } from "../models/flow-model.js";
+import { affine, full, normal } from "../ops/index.js";
+import { type Device, device as openDevice, noGrad, scope, type Tensor } from "../tensor/index.js";
+import { findModelFile } from "./checkpoint-path.js";
+import { Video } from "./video.js";
+
+export interface GenerateOptions {
+  /** One clip for each. */
+  prompts: readonly string[];
+  /** Euler steps; the configuration's unless given. */
+  steps?: number;
+  /** Classifier-free guidance; 1 for none. */
+  guidance?: number;
+  seed?: number;
+  signal?: AbortSignal;
+  /** Called after each step. */
+  onStep?: (done: number, total: number) => void;
+}
+
+/** Purpose number of the starting noise; the trainers' are below it. */
+const SAMPLE_NOISE = 100;
+const LAYER_NOISE = 101;
+
+/** Videos from prompts, by a model that this package trained. */
+export class TextToVideo {
+  private disposed = false;
+
+  /** @internal Use {@link load}. A model that is passed in stays its owner's. */
+  constructor(
+    readonly model: FlowModel,
+    readonly device: Device,
+    private readonly owned = false,
+  ) {}
+
+  get config(): FlowRunConfig {
+    return this.model.config;
+  }
+
+  /**
+   * @param path a run's folder, a checkpoint's folder, or a model's safetensors file
+   * @throws LtxError `checkpoint` when it is missing, damaged or no text-to-video model
+   */
+  static async load(path: string, options: { device?: string } = {}): Promise<TextToVideo> {
+    const file = await findModelFile(path, "flow");
+    const { metadata, tensors } = await readTensors(file);
+    if (metadata.kind !== "flow" || metadata.config === undefined) {
+      throw new LtxError(
+        "checkpoint",
+        `[text-to-video] ${file} is ${metadata.kind ? `a ${metadata.kind} checkpoint` : "not a checkpoint of this package"}, expected one of a flow run`,
+      );
+    }
+    const device = openDevice(options.device);
+    const model = createFlowModel(JSON.parse(metadata.config), device);
+    for (const module of [model.transformer, model.text]) module.requiresGrad(false);
+    const pipeline = new TextToVideo(model, device, true);
+    try {
+      loadFlowState(model, tensors);
+    } catch (error) {
+      pipeline.dispose();
+      throw error;
+    }
+    return pipeline;
+  }
+
+  /** @throws LtxError `invalid_argument`, `aborted`, `disposed` */
+  async generate(options: GenerateOptions): Promise<Video> {
+    const { config, model, device } = this;
+    const { sampling } = config;
+    const { prompts, steps = sampling.steps, guidance = sampling.guidance, seed = sampling.seed, signal, onStep } = options;
+    check(!this.disposed, "disposed", () => "[text-to-video] the pipeline was disposed");
+    check(prompts.length > 0 && prompts.every((p) => typeof p === "string"), "invalid_argument", () => {
+      return `[text-to-video] prompts must be a non-empty list of strings, got ${JSON.stringify(prompts)}`;
+    });
+    check(Number.isInteger(steps) && steps >= 1, "invalid_argument", () => `[text-to-video] steps must be a positive whole number, got ${steps}`);
+    check(Number.isFinite(guidance) && guidance >= 0, "invalid_argument", () => `[text-to-video] guidance must be a number from 0, got ${guidance}`);
+    const { transformer, text, vae } = model;
+    const [f, h, w] = vaeFactors(vae.config).latentShape(sampling.frames, sampling.height, sampling.width);
+    const shape = [prompts.length, f, h, w, config.transformer.input_channels];
+    const start = normal(shape, { seed, step: 0, purpose: SAMPLE_NOISE }, { device });
+    // With guidance both branches go through the network as one batch: conditional first.
+    const context = scope(() => noGrad(() => text.encode(guidance === 1 ? prompts : [...prompts, ...prompts.map(() => "")])));
+    try {
+      const result = await eulerSample({
+        velocity: (x, t) => transformer.forward(x, t, context.embeddings, context.mask),
+        start,
+        steps,
+        guidance,
+        initialTimestep: Math.min(sampling.initial_timestep, steps - 1),
+        signal,
+        onStep,
+      });
+      const decoded = scope(() =>
+        noGrad(() => {
+          const latents = affine(result.latents, 1 / model.latentScale);
+          return vae.decode(latents, this.decodeTimes(prompts.length, result.noise), { noise: { seed, step: 0, purpose: LAYER_NOISE } });
+        }),
+      );
+      result.latents.dispose();
+      const values = (await decoded.read()) as Float32Array;
+      const video = Video.fromFloats(values, decoded.shape, prompts);
+      decoded.dispose();
+      return video;
+    } finally {
+      start.dispose();
+      context.embeddings.dispose();
+      context.mask?.dispose();
+    }
+  }
+
+  /** The amplitude of noise that the decoder is told of: what is left, but at least the configured one. */
+  private decodeTimes(batch: number, noise: number): Tensor | null {
+    const { sampling, latent_encoder } = this.config;
+    if (!latent_encoder?.timestep_conditioning) return null;
+    const amplitude = Math.max(noise / this.model.latentScale, sampling.decode_timestep);
+    return full([batch], amplitude, { device: this.device });
+  }
+
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    if (this.owned) for (const module of [this.model.transformer, this.model.text, this.model.vae]) module.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

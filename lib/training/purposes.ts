@@ -1,0 +1,11 @@
+/** The purpose numbers of random streams (RandomKey), one for each use, so that no two draws ever meet. */
+export const Purpose = {
+  posterior: 1,
+  decoderAmplitude: 2,
+  decoderNoise: 3,
+  flowNoise: 4,
+  flowTime: 5,
+  latentScale: 6,
+  sampleNoise: 7,
+  layerNoise: 8,
+} as const;

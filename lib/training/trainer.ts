@@ -1,0 +1,233 @@
+/** The loop that both trainers share: one update at a time, reported as typed events. */
+import { check, LtxError } from "../errors.js";
+import type { TrainingConfig } from "../config/index.js";
+import { fromCheckpoint as fromLayout, type Parameter } from "../nn/index.js";
+import { affine } from "../ops/index.js";
+import { Adam, Ema, scheduleFactor } from "../optim/index.js";
+import { backward, type Device, scope, type Tensor } from "../tensor/index.js";
+import { type CheckpointContents, entry, readTensors, saveCheckpoint, TRAINING_FILE } from "../formats/checkpoint.js";
+import { join } from "node:path";
+import type { StepEvent, TrainEvent } from "./events.js";
+
+export interface RunOptions {
+  /** Update at which to stop; the configuration's `steps` unless given. */
+  steps?: number;
+  signal?: AbortSignal;
+  /** Folder for checkpoints; none are written without it. */
+  checkpoints?: string;
+}
+
+/** The loss of a batch with its parts, all (1) f32. */
+export interface LossTerms {
+  loss: Tensor;
+  terms: Record<string, Tensor>;
+}
+
+interface Pending {
+  step: number;
+  learningRate: number;
+  values: Promise<number[]>;
+  names: string[];
+}
+
+/** Smoothing of the reported speed, in steps. */
+const SPEED_WINDOW = 20;
+
+export abstract class Trainer<Batch> {
+  abstract readonly stage: "vae" | "flow";
+  /** Updates done. */
+  step = 0;
+  protected readonly optimizer: Adam;
+  readonly ema: Ema | null;
+  private readonly names: Map<Parameter, string>;
+
+  protected constructor(
+    readonly device: Device,
+    readonly training: TrainingConfig,
+    named: Iterable<[string, Parameter]>,
+  ) {
+    const trainable = [...named].filter(([, p]) => p.trainable);
+    this.names = new Map(trainable.map(([name, p]) => [p, name]));
+    const { optimizer, learning_rate, max_grad_norm, ema_decay } = training;
+    const parameters = trainable.map(([, p]) => p);
+    this.optimizer = new Adam(parameters, {
+      lr: learning_rate,
+      betas: optimizer.betas,
+      eps: optimizer.eps,
+      weightDecay: optimizer.weight_decay,
+      decoupled: optimizer.name === "adamw",
+      maxGradNorm: max_grad_norm,
+    });
+    this.ema = ema_decay > 0 ? new Ema(parameters, ema_decay) : null;
+  }
+
+  /** The host's part of a batch; `index` counts micro-batches over the whole run. */
+  protected abstract prepare(index: number): Promise<Batch>;
+  /** Queues the forward pass. Runs in a scope, so it must not wait. */
+  protected abstract forward(batch: Batch, index: number): LossTerms;
+  /** Scores on held-out clips. */
+  protected abstract validate(): Promise<Record<string, number>>;
+  /** What a checkpoint holds besides the optimizer's state. */
+  protected abstract contents(): Pick<CheckpointContents, "model" | "metadata"> & {
+    training?: CheckpointContents["training"];
+  };
+  protected abstract parameterTotal(): number;
+  /** What the user should know before the run starts. */
+  protected notices(): readonly string[] {
+    return [];
+  }
+  /** Work before the first step, reported as it goes on. */
+  protected async *before(_signal?: AbortSignal): AsyncGenerator<TrainEvent> {}
+
+  private learningRate(step: number): number {
+    const { lr_schedule, learning_rate, steps } = this.training;
+    const { name: kind, warmup_steps: warmup, final_fraction: finalFraction } = lr_schedule;
+    return learning_rate * scheduleFactor({ kind, warmup, total: steps, finalFraction }, step);
+  }
+
+  /** Queues one update: forward and backward of each micro-batch, clipping, Adam, the average. */
+  private update(batches: readonly Batch[], learningRate: number): Pending {
+    const count = batches.length;
+    const result = scope(() => {
+      let first: LossTerms | null = null;
+      for (const [i, batch] of batches.entries()) {
+        const terms = scope(() => this.forward(batch, this.step * count + i));
+        backward(count > 1 ? affine(terms.loss, 1 / count) : terms.loss);
+        first ??= terms;
+      }
+      const norm = this.optimizer.step(learningRate);
+      this.ema?.update(this.step);
+      return { first: first as LossTerms, norm };
+    });
+    const { loss, terms } = result.first;
+    const tensors = [loss, result.norm, ...Object.values(terms)];
+    const values = Promise.all(tensors.map((t) => t.item()));
+    for (const tensor of tensors) tensor.dispose();
+    this.step++;
+    return { step: this.step, learningRate, values, names: Object.keys(terms) };
+  }
+
+  /**
+   * Trains until `steps` updates are done in all. The caller may stop by the signal: the update in flight is finished
+   * and a checkpoint written.
+   * @throws LtxError `non_finite` when the loss or its gradient is not a number; the parameters are those before it
+   */
+  async *run(options: RunOptions = {}): AsyncGenerator<TrainEvent> {
+    const { signal, checkpoints } = options;
+    const { stage, training } = this;
+    const steps = options.steps ?? training.steps;
+    const begun = performance.now();
+    const { save_every, validate_every, gradient_accumulation_steps: micro } = training;
+    yield { type: "start", stage, step: this.step, steps, parameters: this.parameterTotal(), device: this.device.name };
+    for (const message of this.notices()) yield { type: "notice", stage, message };
+    yield* this.before(signal);
+
+    const times = [performance.now()];
+    const finish = async ({ step, learningRate, values, names }: Pending): Promise<StepEvent> => {
+      const [loss, gradientNorm, ...parts] = await values;
+      if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
+        throw new LtxError(
+          "non_finite",
+          `[${stage}] step ${step}: the loss is ${loss} and its gradient's norm ${gradientNorm}. Lower the learning rate, ` +
+            `or train with mixed_precision "no"; earlier checkpoints are untouched`,
+        );
+      }
+      times.push(performance.now());
+      if (times.length > SPEED_WINDOW + 1) times.shift();
+      const stepsPerSecond = ((times.length - 1) * 1000) / (times[times.length - 1] - times[0]);
+      const terms = Object.fromEntries(names.map((name, i) => [name, parts[i]]));
+      const secondsLeft = (steps - step) / stepsPerSecond;
+      return { type: "step", stage, step, steps, loss, terms, learningRate, gradientNorm, stepsPerSecond, secondsLeft };
+    };
+
+    let saved = this.step;
+    let pending: Pending | null = null;
+    try {
+      while (this.step < steps && !signal?.aborted) {
+        const first = this.step * micro;
+        const batches = await Promise.all(Array.from({ length: micro }, (_, i) => this.prepare(first + i)));
+        const next = this.update(batches, this.learningRate(this.step));
+        // The step before is awaited while this one runs: the device never idles, and the queue stays short.
+        const last: Pending | null = pending;
+        pending = next;
+        if (last) yield await finish(last);
+        const due = (every: number) => next.step % every === 0 || next.step === steps;
+        if (!due(save_every) && !due(validate_every)) continue;
+        pending = null;
+        yield await finish(next);
+        if (due(validate_every)) yield { type: "validate", stage, step: next.step, metrics: await this.validate() };
+        if (checkpoints && due(save_every)) {
+          yield await this.checkpoint(checkpoints);
+          saved = this.step;
+        }
+        times.length = 0;
+        times.push(performance.now());
+      }
+      if (pending) {
+        const last: Pending = pending;
+        pending = null;
+        yield await finish(last);
+      }
+    } finally {
+      // An update whose result nobody waits for must not become an unhandled rejection.
+      (pending as Pending | null)?.values.catch(() => {});
+    }
+    if (checkpoints && saved !== this.step) yield await this.checkpoint(checkpoints);
+    const reason = this.step >= steps ? "finished" : "aborted";
+    yield { type: "end", stage, step: this.step, reason, seconds: (performance.now() - begun) / 1000 };
+  }
+
+  private async checkpoint(folder: string): Promise<TrainEvent> {
+    return { type: "checkpoint", stage: this.stage, step: this.step, path: await this.save(folder) };
+  }
+
+  /** Writes a checkpoint below `folder`; @returns its path. */
+  async save(folder: string): Promise<string> {
+    const { model, metadata, training = [] } = this.contents();
+    return saveCheckpoint(folder, { step: this.step, model, metadata, training: [...this.optimizerEntries(), ...training] });
+  }
+
+  private *optimizerEntries() {
+    for (const [i, p] of this.optimizer.parameters.entries()) {
+      const name = this.names.get(p);
+      yield entry(`adam.m.${name}`, p, this.optimizer.m[i]);
+      yield entry(`adam.v.${name}`, p, this.optimizer.v[i]);
+      // The model file holds the averages then, since those are what sampling wants.
+      if (this.ema) yield entry(`raw.${name}`, p);
+    }
+  }
+
+  /** The averages by parameter, or undefined when none are kept. */
+  protected averages(): Map<Parameter, Tensor> | undefined {
+    return this.ema ? new Map(this.ema.parameters.map((p, i) => [p, (this.ema as Ema).averages[i]])) : undefined;
+  }
+
+  /** Continues exactly where a checkpoint was written: parameters must already hold the model file's values. */
+  protected async restore(path: string, step: number): Promise<void> {
+    const { tensors } = await readTensors(join(path, TRAINING_FILE));
+    const load = (key: string, p: Parameter, target: Tensor) => {
+      const found = tensors.get(key);
+      check(found && found.shape.join() === p.checkpointShape.join(), "checkpoint", () => {
+        return `[checkpoint] ${path}: ${key} expects [${p.checkpointShape}], found ${found ? `[${found.shape}]` : "nothing"}`;
+      });
+      target.write(fromLayout(p, found.data));
+    };
+    for (const [i, p] of this.optimizer.parameters.entries()) {
+      const name = this.names.get(p);
+      load(`adam.m.${name}`, p, this.optimizer.m[i]);
+      load(`adam.v.${name}`, p, this.optimizer.v[i]);
+      if (this.ema) {
+        this.ema.averages[i].write((await p.read()) as Float32Array);
+        load(`raw.${name}`, p, p);
+      }
+    }
+    this.step = step;
+    this.optimizer.steps = step;
+  }
+
+  dispose(): void {
+    this.optimizer.dispose();
+    this.ema?.dispose();
+  }
+}
+
