@@ -1,5 +1,5 @@
 import { existsSync, readdirSync } from "node:fs";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { cases } from "./cases/index.js";
 import { checkFixture } from "./support/check.js";
@@ -12,30 +12,35 @@ const own = join(__dirname, "fixtures");
 /** Whole-size models take minutes: the runner checks those. */
 const LARGEST_MODEL = 5e6;
 
-function fixturesIn(folder: string): string[] {
-  const files = readdirSync(folder).filter((name) => name.endsWith(".safetensors"));
-  return files
-    .filter((name) => Object.keys(cases).some((kind) => name.startsWith(kind)))
-    .map((name) => join(folder, name));
+async function fixturesIn(folder: string): Promise<Fixture[]> {
+  const names = readdirSync(folder).filter((name) => Object.keys(cases).some((kind) => name.startsWith(kind)));
+  const files = names.filter((name) => name.endsWith(".safetensors")).sort();
+  const fixtures = await Promise.all(files.map((name) => Fixture.open(join(folder, name))));
+  return fixtures.filter((fixture) => Object.hasOwn(cases, fixture.kind) && modelSize(fixture) <= LARGEST_MODEL);
 }
 
-async function expectReproduced(path: string): Promise<void> {
-  const fixture = await Fixture.open(path);
-  const size = fixture.parameterShapes().reduce((n, [, shape]) => n + shape.reduce((m, d) => m * d, 1), 0);
-  if (size > LARGEST_MODEL) return;
+function modelSize(fixture: Fixture): number {
+  return fixture.parameterShapes().reduce((n, [, shape]) => n + shape.reduce((m, d) => m * d, 1), 0);
+}
+
+async function expectReproduced(fixture: Fixture): Promise<void> {
   const results = await checkFixture(fixture);
   expect(results.length).toBeGreaterThan(0);
   expect(results.filter(({ ok }) => !ok)).toEqual([]);
 }
 
-describe("golden fixtures of this repository", () => {
-  it.each(fixturesIn(own).map((path) => [basename(path), path]))("%s", (_, path) => expectReproduced(path));
+describe("golden fixtures of this repository", async () => {
+  it.each((await fixturesIn(own)).map((fixture) => [fixture.name, fixture] as const))("%s", (_, fixture) =>
+    expectReproduced(fixture),
+  );
 });
 
-describe("golden collection", () => {
+describe("golden collection", async () => {
   if (!existsSync(collection)) {
     it.skip("needs the folder ../shared/golden beside this checkout, which is not there");
     return;
   }
-  it.each(fixturesIn(collection).map((path) => [basename(path), path]))("%s", (_, path) => expectReproduced(path));
+  it.each((await fixturesIn(collection)).map((fixture) => [fixture.name, fixture] as const))("%s", (_, fixture) =>
+    expectReproduced(fixture),
+  );
 });

@@ -5,8 +5,8 @@ import { timestepEmbedding } from "./embedding.js";
 import { flowLossCase, qsample, sampler, times } from "./flow.js";
 import { adam } from "./optimizer.js";
 import { midBlock, resnetBlock } from "./resnet.js";
-import { decode, encode } from "./vae.js";
 import { ropeTurn, transformer } from "./transformer.js";
+import { decode, encode, forward, inference } from "./vae.js";
 import { dwt3 } from "./wavelet.js";
 
 export const cases: Readonly<Record<string, GoldenCase>> = {
@@ -27,4 +27,6 @@ export const cases: Readonly<Record<string, GoldenCase>> = {
   "x-transformer-full-hash": transformer,
   "x-vae-decode": decode,
   "x-vae-encode": encode,
+  "x-vae-forward": forward,
+  "x-vae-full-hash": inference,
 };

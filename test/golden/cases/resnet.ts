@@ -5,12 +5,13 @@ import { constant, evaluate, expectOption, init, leaf } from "../support/evaluat
 import type { Fixture, GoldenCase } from "../support/fixture.js";
 
 /** The stored noise fields (`noise1`, `noise2`, …) in the order of their use. */
-export function noisePlanes(fixture: Fixture): NoisePlanes | null {
-  const names = fixture.names("input/noise");
+export function noiseTensors(fixture: Fixture): Tensor[] {
   const number = (name: string) => Number(name.slice("input/noise".length));
-  const ordered = names.sort((a, b) => number(a) - number(b));
-  return ordered.length > 0 ? new NoisePlanes(ordered.map((name) => constant(fixture, name))) : null;
+  const names = fixture.names("input/noise").sort((a, b) => number(a) - number(b));
+  return names.map((name) => constant(fixture, name));
 }
+
+export const noisePlanes = (fixture: Fixture): NoisePlanes => new NoisePlanes(noiseTensors(fixture));
 
 export const resnetBlock: GoldenCase = (fixture) => {
   const { in_channels, out_channels, groups, eps, norm_layer: norm } = fixture.config;

@@ -1,16 +1,25 @@
+import { parseVaeParams } from "../../../lib/config/index.js";
 import {
   Decoder,
   Encoder,
   posteriorLogvars,
   posteriorMean,
   posteriorStd,
+  VideoVae,
 } from "../../../lib/models/video-vae/index.js";
 import type { Module } from "../../../lib/nn/index.js";
-import { posteriorKl, posteriorSample, toChannelsFirst, toChannelsLast } from "../../../lib/ops/index.js";
-import { backward, type Tensor } from "../../../lib/tensor/index.js";
+import {
+  affine,
+  mixRows,
+  posteriorKl,
+  posteriorSample,
+  toChannelsFirst,
+  toChannelsLast,
+} from "../../../lib/ops/index.js";
+import { backward, Tensor } from "../../../lib/tensor/index.js";
 import { backwardFrom, constant, evaluate, expectOption, init, leaf } from "../support/evaluate.js";
 import type { Fixture, GoldenCase } from "../support/fixture.js";
-import { noisePlanes } from "./resnet.js";
+import { noisePlanes, noiseTensors } from "./resnet.js";
 
 /** Loads the file's parameters; hashed ones stand under the name of the whole model's part, which is returned. */
 function load(fixture: Fixture, module: Module, part: string): string {
@@ -80,4 +89,72 @@ export const decode: GoldenCase = async (fixture) => {
     prefix,
   );
   return withGradNorms(fixture, result, prefix);
+};
+
+/** The config's VAE with the file's parameters. */
+function wholeVae(fixture: Fixture, params: object): VideoVae {
+  const vae = new VideoVae(parseVaeParams(params, fixture.name));
+  vae.loadStateDict(fixture.state());
+  return vae;
+}
+
+/** A clip (B,C,F,H,W) with `count` frames: cut, or repeated from its start. */
+function withFrames(fixture: Fixture, name: string, count: number): Tensor {
+  const [b, c, frames, h, w] = fixture.shape(name);
+  const data = fixture.data(name);
+  const plane = h * w;
+  const result = new Float32Array(b * c * count * plane);
+  for (let i = 0; i < b * c; i++) {
+    for (let f = 0; f < count; f++) {
+      const from = (i * frames + (f % frames)) * plane;
+      result.set(data.subarray(from, from + plane), (i * count + f) * plane);
+    }
+  }
+  return Tensor.from(result, [b, c, count, h, w]);
+}
+
+/** The reference's training forward: encode, sample, add noise of a random amplitude, decode. */
+export const forward: GoldenCase = (fixture) => {
+  const { vae_params, base_channels, norm_num_groups } = fixture.config;
+  const vae = wholeVae(fixture, { ...vae_params, base_channels, norm_num_groups });
+  return evaluate(vae, () => {
+    const { input_number_of_frames: count, timestep_conditioning } = vae.config;
+    const x = toChannelsLast(withFrames(fixture, "input/x", count ?? fixture.shape("input/x")[2]));
+    const moments = vae.encodeMoments(x);
+    const sample = vae.sample(moments, toChannelsLast(constant(fixture, "input/posterior_noise")));
+    const kl = vae.kl(moments);
+    const timestep = timestep_conditioning ? affine(constant(fixture, "input/u"), 0.2) : null;
+    const z = timestep ? mixRows(sample, toChannelsLast(constant(fixture, "input/epsilon")), null, timestep) : sample;
+    const reconstructions = toChannelsFirst(vae.decode(z, timestep, { noise: noiseTensors(fixture) }));
+    backwardFrom([
+      [reconstructions, constant(fixture, "input/cotangent")],
+      [kl, constant(fixture, "input/cotangent_kl")],
+    ]);
+    const output: Record<string, Tensor> = { moments: toChannelsFirst(moments), kl, reconstructions };
+    if (timestep) output.timestep = timestep;
+    return { output };
+  });
+};
+
+/** A whole VAE without gradients. */
+export const inference: GoldenCase = (fixture) => {
+  const vae = wholeVae(fixture, fixture.config).requiresGrad(false);
+  return evaluate(vae, () => {
+    const count = vae.config.input_number_of_frames ?? fixture.shape("input/x")[2];
+    const moments = vae.encodeMoments(toChannelsLast(withFrames(fixture, "input/x", count)));
+    const sample = vae.sample(moments, toChannelsLast(constant(fixture, "input/posterior_noise")));
+    const timestep = vae.config.timestep_conditioning ? constant(fixture, "input/timestep") : null;
+    const noised = timestep
+      ? mixRows(sample, toChannelsLast(constant(fixture, "input/epsilon")), null, timestep)
+      : sample;
+    const decoded = vae.decodeUnclamped(noised, timestep, { noise: noiseTensors(fixture) });
+    const output = {
+      moments: toChannelsFirst(moments),
+      sample: toChannelsFirst(sample),
+      kl: vae.kl(moments),
+      noised_latent: toChannelsFirst(noised),
+      decoded: toChannelsFirst(decoded),
+    };
+    return { output };
+  });
 };
