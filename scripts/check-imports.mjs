@@ -16,7 +16,7 @@ const layers = [
   ["ops"],
   ["tensor"],
   ["native.ts"],
-  ["errors.ts"],
+  ["errors.ts", "version.ts"],
 ];
 const height = new Map(layers.flatMap((names, index) => names.map((name) => [name, layers.length - index])));
 

@@ -3,11 +3,19 @@
  * backward pass needs and frees it as soon as that pass is over, or when nothing can reach it any more.
  */
 import { check, LtxError } from "../errors.js";
-import { keep, scope } from "./scope.js";
+import { keep, ownedByScope, scope } from "./scope.js";
 import { alias, empty, launch, type Tensor, withMemoryGroup } from "./tensor.js";
 
-/** Gradients for a node's inputs, in order; null where none flows. `needs[i]` says whether input i wants one. */
-export type Backward = (grad: Tensor, needs: readonly boolean[]) => readonly (Tensor | null)[];
+/**
+ * Gradients for a node's inputs, in order; null where none flows. `needs[i]` says whether input i wants one. `into[i]`,
+ * where it is there, is the sum so far of what flows to input i: an op that can add to it in place does so and returns
+ * it, which saves a pass over memory; any other tensor that is returned is added to it.
+ */
+export type Backward = (
+  grad: Tensor,
+  needs: readonly boolean[],
+  into: readonly (Tensor | null)[],
+) => readonly (Tensor | null)[];
 
 type Edge = Node | Tensor | null;
 
@@ -58,7 +66,7 @@ export class Node {
   }
 
   /** @internal */
-  backward(grad: Tensor): readonly (Tensor | null)[] {
+  backward(grad: Tensor, into: readonly (Tensor | null)[]): readonly (Tensor | null)[] {
     if (!this.run) {
       throw new LtxError(
         "invalid_argument",
@@ -68,6 +76,7 @@ export class Node {
     return this.run(
       grad,
       this.edges.map((edge) => edge !== null),
+      into,
     );
   }
 
@@ -110,20 +119,23 @@ export function record(
   return output;
 }
 
-/** A gradient on its way: `exclusive` once the engine itself has made the memory, so that it may add in place. */
+/** A gradient on its way: `exclusive` when nobody else sees the memory, so that it may be added to in place. */
 interface Pending {
   tensor: Tensor;
   exclusive: boolean;
 }
 
-function accumulate(pending: Pending | undefined, grad: Tensor): Pending {
-  if (!pending) return { tensor: grad.hold(), exclusive: false };
-  const target = pending.exclusive
-    ? pending.tensor
-    : empty(grad.shape, { dtype: grad.dtype, device: grad.device }).hold();
-  launch("axpby", [pending.tensor, grad, target], [1, 1]);
-  if (!pending.exclusive) pending.tensor.unhold();
-  return { tensor: target, exclusive: true };
+function accumulate(pending: Pending | undefined, grad: Tensor, exclusive: boolean): Pending {
+  if (!pending) return { tensor: grad.hold(), exclusive };
+  if (pending.tensor === grad) return pending; // added in place already
+  if (pending.exclusive) {
+    launch("axpby", [pending.tensor, grad, pending.tensor], [1, 1]);
+    return pending;
+  }
+  const sum = empty(grad.shape, { dtype: grad.dtype, device: grad.device }).hold();
+  launch("axpby", [pending.tensor, grad, sum], [1, 1]);
+  pending.tensor.unhold();
+  return { tensor: sum, exclusive: true };
 }
 
 /**
@@ -142,7 +154,7 @@ export function backward(root: Tensor, gradient?: Tensor): void {
       const seed = gradient ?? empty(root.shape, { dtype: root.dtype, device: root.device });
       if (!gradient) launch("fill", [seed], [1]);
       if (!root.gradFn) return deposit(root, seed, true);
-      const pending = new Map<Node, Pending>([[root.gradFn, accumulate(undefined, seed)]]);
+      const pending = new Map<Node, Pending>([[root.gradFn, accumulate(undefined, seed, false)]]);
       const nodes = reachable(root.gradFn);
       // Outputs of inner ops may be gone already, so that freeing a node would free those behind it before their turn.
       for (const node of nodes) node.retain();
@@ -163,12 +175,19 @@ function visit(node: Node, pending: Map<Node, Pending>): void {
   if (entry) {
     // An inner scope frees the op's temporaries at once; the gradients outlive it by their holds.
     scope(() => {
-      const grads = node.backward(entry.tensor);
+      const into = node.edges.map((edge, i) => {
+        const sum = edge instanceof Node && node.edges.indexOf(edge) === i ? pending.get(edge) : undefined;
+        return sum?.exclusive ? sum.tensor : null;
+      });
+      const grads = node.backward(entry.tensor, into);
       node.edges.forEach((edge, i) => {
         const grad = grads[i];
         if (!edge || !grad) return;
-        if (edge instanceof Node) pending.set(edge, accumulate(pending.get(edge), grad));
-        else deposit(edge, grad, grad === entry.tensor || grad.isView || grads.filter((g) => g === grad).length > 1);
+        // Memory that only this edge gets, fresh or passed on; anything else may be read by others later.
+        const once = grads.indexOf(grad) === grads.lastIndexOf(grad);
+        const exclusive = once && (grad === entry.tensor ? entry.exclusive : ownedByScope(grad) && !grad.isView);
+        if (edge instanceof Node) pending.set(edge, accumulate(pending.get(edge), grad, exclusive));
+        else deposit(edge, grad, !exclusive);
       });
     });
     pending.delete(node);

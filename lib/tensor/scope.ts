@@ -8,6 +8,11 @@ export function adopt(tensor: Tensor): void {
   current?.add(tensor);
 }
 
+/** @internal Whether the innermost scope owns the tensor, i.e. it was made inside and not by an enclosing scope. */
+export function ownedByScope(tensor: Tensor): boolean {
+  return current?.has(tensor) ?? false;
+}
+
 /** Keeps a tensor that was made in the innermost scope alive past its end. */
 export function keep<T extends Tensor>(tensor: T): T {
   current?.delete(tensor);
