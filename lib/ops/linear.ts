@@ -1,5 +1,14 @@
 import { check } from "../errors.js";
-import { checkFloats, checkSingles, empty, launch, record, type Shape, type Tensor, wantsGrad } from "../tensor/index.js";
+import {
+  checkFloats,
+  checkSingles,
+  empty,
+  launch,
+  record,
+  type Shape,
+  type Tensor,
+  wantsGrad,
+} from "../tensor/index.js";
 import { Unary, type UnaryKind } from "./enums.js";
 
 /**
@@ -12,21 +21,28 @@ export function linear(x: Tensor, w: Tensor, bias: Tensor | null = null, activat
   check(w.dims === 2 && x.shape[x.dims - 1] === inputs, "shape_mismatch", () => {
     return `[linear] weight [${w.shape}] expects ${inputs} input features, got ${x.shape[x.dims - 1]} (input shape [${x.shape}])`;
   });
-  check(!bias || bias.size === outputs, "shape_mismatch", () => `[linear] bias expects [${outputs}], got [${bias?.shape}]`);
+  check(
+    !bias || bias.size === outputs,
+    "shape_mismatch",
+    () => `[linear] bias expects [${outputs}], got [${bias?.shape}]`,
+  );
   checkFloats("linear", x, w, bias);
   checkSingles("linear", { weight: w, bias });
   const shape: Shape = [...x.shape.slice(0, -1), outputs];
   const y = empty(shape, { dtype: x.dtype, device: x.device });
-  const pre = activation !== "none" && wantsGrad(x, w, bias) ? empty(shape, { dtype: x.dtype, device: x.device }) : null;
+  const pre =
+    activation !== "none" && wantsGrad(x, w, bias) ? empty(shape, { dtype: x.dtype, device: x.device }) : null;
   launch("linear", [x, w, bias, y, pre], [Unary[activation]]);
-  record("linear", y, [x, w, bias], [x, w, pre], (grad, needs) => {
+  record("linear", y, [x, w, bias], [x, w, pre], (grad, needs, into) => {
     let dpre = grad;
     if (pre) {
       dpre = empty(shape, { dtype: grad.dtype, device: grad.device });
       launch("unary_backward", [pre, grad, dpre], [Unary[activation], 0, 0]);
     }
-    const dx = needs[0] ? empty(x.shape, { dtype: x.dtype, device: x.device }) : null;
-    if (dx) launch("linear_backward_input", [dpre, w, dx]);
+    // Several products of one input (q, k and v) add to its gradient as they go.
+    const sum = into[0]?.dtype === x.dtype ? into[0] : null;
+    const dx = needs[0] ? (sum ?? empty(x.shape, { dtype: x.dtype, device: x.device })) : null;
+    if (dx) launch("linear_backward_input", [dpre, w, dx], [sum ? 1 : 0]);
     const dw = needs[1] || needs[2] ? empty(w.shape, { device: w.device }) : null;
     const dbias = bias && needs[2] ? empty(bias.shape, { device: w.device }) : null;
     if (dw) launch("linear_backward_weight", [x, dpre, dw, dbias]);

@@ -117,17 +117,22 @@ void matmul_forward(Operand x, Operand w, Operand bias, Operand residual, Operan
     std::memcpy(y.data<void>(), pre.data<void>(), static_cast<size_t>(y.size()) * (type == Type::f32 ? 4 : 2));
 }
 
-void matmul_backward_input(Operand dy, Operand w, Operand dx) {
-  if (!dx.size() || !dy.size()) return write_zeros(dx);
+void matmul_backward_input(Operand dy, Operand w, Operand dx, bool accumulate) {
+  if (!dx.size() || !dy.size()) return accumulate ? void() : write_zeros(dx);
   const int64_t rows = dx.size() / dx.columns(), in = dx.columns(), out = dy.columns();
   const Type type = onednn_type(dy.dtype()), target = onednn_type(dx.dtype());
   const memory::desc plain = plain_weight(w, false);
   Primitive& product = primitive_for(
-      {kBackwardInput, rows, in, out, static_cast<int64_t>(type), static_cast<int64_t>(target), omp_get_max_threads()},
+      {kBackwardInput, rows, in, out, static_cast<int64_t>(type), static_cast<int64_t>(target), accumulate,
+       omp_get_max_threads()},
       [&] {
+        dnnl::post_ops after;
+        if (accumulate) after.append_sum();
+        dnnl::primitive_attr attributes;
+        attributes.set_post_ops(after);
         const memory::desc weights = type == Type::f32 ? plain : memory::desc({out, in}, type, memory::format_tag::any);
         const dnnl::matmul::desc desc(matrix(rows, out, type), weights, matrix(rows, in, target));
-        return dnnl::matmul::primitive_desc(desc, onednn_engine());
+        return dnnl::matmul::primitive_desc(desc, attributes, onednn_engine());
       });
   run_product(product, w, plain, kBackwardInput, dy.data<void>(), nullptr, nullptr, dx.data<void>());
 }
@@ -157,7 +162,7 @@ void linear(const Call& call) {
 
 void linear_backward_input(const Call& call) {
   if (ran_in_f32(call, call[0], 2, linear_backward_input)) return;
-  matmul_backward_input(call[0], call[1], call[2]);
+  matmul_backward_input(call[0], call[1], call[2], call.integer(0) != 0);
 }
 
 void linear_backward_weight(const Call& call) {

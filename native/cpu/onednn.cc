@@ -68,7 +68,7 @@ void run_in_f32(const Call& call, int first_output, void (*kernel)(const Call&))
   float* next = copies.get();
   for (int i = 0; i < call.count(); ++i) {
     if (!replaced(i)) continue;
-    if (i < first_output) convert<bf16, float>(call[i].data<void>(), next, call[i].size());
+    convert<bf16, float>(call[i].data<void>(), next, call[i].size());  // outputs too: some are added to
     tensors[i].data = next;
     tensors[i].dtype = LTX_F32;
     next += padded(i);
