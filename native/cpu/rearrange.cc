@@ -105,11 +105,11 @@ void by_size(Operand x, Body&& body) {
   return x.dtype() == LTX_BF16 ? body(uint16_t{}) : body(uint32_t{});
 }
 
-int64_t checked_index(Operand index, int64_t i, int64_t limit, const char* op) {
+int64_t checked_index(Operand index, int64_t i, int64_t limit) {
   const int64_t row = index.data<const int32_t>()[i];
   if (row < 0 || row >= limit) {
-    throw std::runtime_error(std::string("[") + op + "] index " + std::to_string(row) + " at position " +
-                             std::to_string(i) + " is outside the table's " + std::to_string(limit) + " rows");
+    throw std::runtime_error("index " + std::to_string(row) + " at position " + std::to_string(i) +
+                             " is outside the table's " + std::to_string(limit) + " rows");
   }
   return row;
 }
@@ -234,7 +234,7 @@ void slice_last_backward(const Call& call) {
 void gather_rows(const Call& call) {
   const Operand table = call[0], index = call[1], y = call[2];
   const int64_t rows = index.size(), columns = table.columns();
-  for (int64_t i = 0; i < rows; ++i) checked_index(index, i, table.rows(), "gather_rows");
+  for (int64_t i = 0; i < rows; ++i) checked_index(index, i, table.rows());
   if (!columns) return;
   parallel(rows, static_cast<double>(columns) * 0.3 + 20, [&](int64_t begin, int64_t end) {
     float buffer[kBlock];
@@ -253,7 +253,7 @@ void scatter_rows(const Call& call) {
   const int64_t rows = index.size(), columns = dtable.columns(), entries = dtable.rows();
   float* out = dtable.data<float>();
   for_blocks(dtable.size(), 0.1, [&](int64_t i, int64_t n) { std::fill_n(out + i, n, 0.0f); });
-  for (int64_t i = 0; i < rows; ++i) checked_index(index, i, entries, "scatter_rows");
+  for (int64_t i = 0; i < rows; ++i) checked_index(index, i, entries);
   // Threads share the columns, so that every sum runs in the order of the indices.
   parallel(columns, static_cast<double>(rows) * 0.5, [&](int64_t begin, int64_t end) {
     float buffer[kBlock];
