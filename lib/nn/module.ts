@@ -1,8 +1,8 @@
 import { check, LtxError } from "../errors.js";
-import { normal, uniform } from "../ops/index.js";
-import { affine } from "../ops/elementwise.js";
 import * as native from "../native.js";
-import { type Device, keep, noGrad, scope, type Shape, Tensor, empty } from "../tensor/index.js";
+import { affine } from "../ops/elementwise.js";
+import { normal, uniform } from "../ops/index.js";
+import { type Device, empty, keep, noGrad, type Shape, scope, Tensor } from "../tensor/index.js";
 
 /** How a parameter lies in a checkpoint, where that differs from memory: convolution weights are (O,I,T,Y,X) there. */
 export type ParameterLayout = "plain" | "conv";
@@ -31,7 +31,9 @@ export class Initializer {
 
   private make(shape: Shape, fill: (purpose: number) => Tensor): Parameter {
     const purpose = this.purpose++;
-    const parameter = keep(new Parameter(native.empty(this.device.handle, "f32", "parameters", shape), [...shape], "f32", this.device));
+    const parameter = keep(
+      new Parameter(native.empty(this.device.handle, "f32", "parameters", shape), [...shape], "f32", this.device),
+    );
     native.markParameter(parameter.handle);
     parameter.requiresGrad = true;
     noGrad(() => scope(() => native.run("cast", [fill(purpose).handle, parameter.handle], [1, 0])));
@@ -41,7 +43,9 @@ export class Initializer {
   /** U(-bound, bound). */
   uniform(shape: Shape, bound: number): Parameter {
     const { seed, device } = this;
-    return this.make(shape, (purpose) => affine(uniform(shape, { seed, step: 0, purpose }, { device }), 2 * bound, -bound));
+    return this.make(shape, (purpose) =>
+      affine(uniform(shape, { seed, step: 0, purpose }, { device }), 2 * bound, -bound),
+    );
   }
 
   /** N(mean, std²). */
@@ -120,7 +124,10 @@ export abstract class Module {
       const entry = state.get(key);
       const expected = parameter.checkpointShape;
       if (!entry) problems.push(`${key} is missing (expected [${expected}])`);
-      else if (entry.shape.join() !== expected.join()) problems.push(`${key} has shape [${entry.shape}], expected [${expected}]`);
+      else if (entry.shape.join() !== expected.join())
+        problems.push(`${key} has shape [${entry.shape}], expected [${expected}]`);
+      else if (entry.data.length !== parameter.size)
+        problems.push(`${key} holds ${entry.data.length} values for shape [${expected}]`);
     }
     for (const key of state.keys()) if (!mine.has(key)) problems.push(`${key} is not part of this model`);
     if (problems.length > 0) {
@@ -165,7 +172,11 @@ export function fromCheckpoint(parameter: Parameter, data: Float32Array): Float3
 
 /** (outer, a, b) to (outer, b, a). */
 function swapInner(data: Float32Array, outer: number, a: number, b: number): Float32Array {
-  check(data.length === outer * a * b, "shape_mismatch", () => `[state dict] ${data.length} values do not fit ${outer}·${a}·${b}`);
+  check(
+    data.length === outer * a * b,
+    "shape_mismatch",
+    () => `[state dict] ${data.length} values do not fit ${outer}·${a}·${b}`,
+  );
   const result = new Float32Array(data.length);
   for (let o = 0; o < outer; o++) {
     const base = o * a * b;
@@ -173,4 +184,3 @@ function swapInner(data: Float32Array, outer: number, a: number, b: number): Flo
   }
   return result;
 }
-

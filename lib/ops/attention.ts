@@ -25,20 +25,40 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   const { heads, qWeight = null, kWeight = null, eps = 1e-5, cos = null, sin = null, mask = null } = options;
   const [batch, length, width] = q.shape;
   const keys = k.shape[1];
-  check(q.dims === 3 && k.dims === 3 && k.shape.join() === v.shape.join() && k.shape[0] === batch && k.shape[2] === width, "shape_mismatch", () => {
-    return `[attention] expects q (B,Lq,D) and k, v (B,Lk,D), got [${q.shape}], [${k.shape}], [${v.shape}]`;
-  });
-  check(q.dtype === k.dtype && k.dtype === v.dtype, "dtype_mismatch", () => `[attention] q, k, v are ${q.dtype}, ${k.dtype}, ${v.dtype}`);
+  check(
+    q.dims === 3 && k.dims === 3 && k.shape.join() === v.shape.join() && k.shape[0] === batch && k.shape[2] === width,
+    "shape_mismatch",
+    () => {
+      return `[attention] expects q (B,Lq,D) and k, v (B,Lk,D), got [${q.shape}], [${k.shape}], [${v.shape}]`;
+    },
+  );
+  check(
+    q.dtype === k.dtype && k.dtype === v.dtype,
+    "dtype_mismatch",
+    () => `[attention] q, k, v are ${q.dtype}, ${k.dtype}, ${v.dtype}`,
+  );
   check(Number.isInteger(heads) && heads > 0 && width % heads === 0, "shape_mismatch", () => {
     return `[attention] width ${width} does not divide into ${heads} heads`;
   });
-  check((qWeight === null) === (kWeight === null) && (!qWeight || (qWeight.size === width && kWeight?.size === width)), "shape_mismatch", () => {
-    return `[attention] norm weights expect [${width}] both, got ${qWeight} and ${kWeight}`;
-  });
-  check((cos === null) === (sin === null) && (!cos || (cos.size === length * width && length === keys && width % 2 === 0)), "shape_mismatch", () => {
-    return `[attention] rotation tables expect [${length},${width}] and as many keys as queries, got ${cos} for ${keys} keys`;
-  });
-  check(!mask || mask.size === batch * keys, "shape_mismatch", () => `[attention] mask expects [${batch},${keys}], got [${mask?.shape}]`);
+  check(
+    (qWeight === null) === (kWeight === null) && (!qWeight || (qWeight.size === width && kWeight?.size === width)),
+    "shape_mismatch",
+    () => {
+      return `[attention] norm weights expect [${width}] both, got ${qWeight} and ${kWeight}`;
+    },
+  );
+  check(
+    (cos === null) === (sin === null) && (!cos || (cos.size === length * width && length === keys && width % 2 === 0)),
+    "shape_mismatch",
+    () => {
+      return `[attention] rotation tables expect [${length},${width}] and as many keys as queries, got ${cos} for ${keys} keys`;
+    },
+  );
+  check(
+    !mask || mask.size === batch * keys,
+    "shape_mismatch",
+    () => `[attention] mask expects [${batch},${keys}], got [${mask?.shape}]`,
+  );
   checkFloats("attention", q, k, v, qWeight, kWeight, cos, sin, mask);
   checkSingles("attention", { qWeight, kWeight, cos, sin, mask });
   const scalars = [heads, eps, options.scale ?? (width / heads) ** -0.5];
@@ -62,9 +82,13 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
 /** Rotates neighbouring channels: x (B, L, D), cos, sin (L, D) f32: (a, b) to (a·cos - b·sin, b·cos + a·sin). */
 export function rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
   const [, length, width] = x.shape;
-  check(x.dims === 3 && width % 2 === 0 && cos.size === length * width && sin.size === cos.size, "shape_mismatch", () => {
-    return `[rope] tables [${cos.shape}], [${sin.shape}] do not fit input [${x.shape}]`;
-  });
+  check(
+    x.dims === 3 && width % 2 === 0 && cos.size === length * width && sin.size === cos.size,
+    "shape_mismatch",
+    () => {
+      return `[rope] tables [${cos.shape}], [${sin.shape}] do not fit input [${x.shape}]`;
+    },
+  );
   checkFloats("rope", x, cos, sin);
   checkSingles("rope", { cos, sin });
   const y = empty(x.shape, { dtype: x.dtype, device: x.device });

@@ -43,13 +43,25 @@ export function conv3d(
   check(x.shape[4] === w.shape[4], "shape_mismatch", () => {
     return `[conv3d] weight expects ${w.shape[4]} input channels, got ${x.shape[4]} (input shape [${x.shape}])`;
   });
-  check(!bias || bias.size === w.shape[0], "shape_mismatch", () => `[conv3d] bias expects [${w.shape[0]}], got [${bias?.shape}]`);
+  check(
+    !bias || bias.size === w.shape[0],
+    "shape_mismatch",
+    () => `[conv3d] bias expects [${w.shape[0]}], got [${bias?.shape}]`,
+  );
   checkFloats("conv3d", x, w, bias, residual);
   checkSingles("conv3d", { weight: w, bias });
   const { stride = [1, 1, 1], padTime = [0, 0], padSpace = [0, 0], replicate = false } = options;
-  check([...stride].every((s) => Number.isInteger(s) && s > 0), "invalid_argument", () => `[conv3d] stride [${stride}] must be positive`);
+  check(
+    [...stride].every((s) => Number.isInteger(s) && s > 0),
+    "invalid_argument",
+    () => `[conv3d] stride [${stride}] must be positive`,
+  );
   const pads = [...padTime, ...padSpace];
-  check(pads.every((p) => Number.isInteger(p) && p >= 0), "invalid_argument", () => `[conv3d] padding [${pads}] must not be negative`);
+  check(
+    pads.every((p) => Number.isInteger(p) && p >= 0),
+    "invalid_argument",
+    () => `[conv3d] padding [${pads}] must not be negative`,
+  );
   const shape = conv3dShape(x.shape, w.shape, options);
   check(shape.every((d) => d >= 0) && (x.size === 0 || shape.slice(1).every((d) => d > 0)), "shape_mismatch", () => {
     return `[conv3d] kernel [${w.shape.slice(1, 4)}] is larger than the padded input [${x.shape}]`;

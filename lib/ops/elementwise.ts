@@ -1,5 +1,15 @@
 import { check } from "../errors.js";
-import { alias, checkFloats, type DType, empty, launch, record, type Shape, sizeOf, type Tensor } from "../tensor/index.js";
+import {
+  alias,
+  checkFloats,
+  type DType,
+  empty,
+  launch,
+  record,
+  type Shape,
+  sizeOf,
+  type Tensor,
+} from "../tensor/index.js";
 import { Unary, type UnaryKind } from "./enums.js";
 
 const like = (x: Tensor, dtype: DType = x.dtype): Tensor => empty(x.shape, { dtype, device: x.device });
@@ -107,7 +117,11 @@ export const clamp = (x: Tensor, lo: number, hi: number): Tensor => unary("clamp
 
 /** x (…, C) + row (C), in x's dtype. `row` may have more dimensions: it is repeated along the leading ones of x. */
 export function addRows(x: Tensor, row: Tensor): Tensor {
-  check(row.size > 0 && x.size % row.size === 0, "shape_mismatch", () => `[add_rows] [${row.shape}] does not repeat over [${x.shape}]`);
+  check(
+    row.size > 0 && x.size % row.size === 0,
+    "shape_mismatch",
+    () => `[add_rows] [${row.shape}] does not repeat over [${x.shape}]`,
+  );
   checkFloats("add_rows", x, row);
   const y = like(x);
   const flat: Shape = [x.size / row.size, row.size];
@@ -116,7 +130,10 @@ export function addRows(x: Tensor, row: Tensor): Tensor {
     let drow: Tensor | null = null;
     if (needs[1]) {
       drow = empty(row.shape, { device: x.device });
-      launch("sum_rows", [[grad, flat], [drow, [row.size]]]);
+      launch("sum_rows", [
+        [grad, flat],
+        [drow, [row.size]],
+      ]);
       drow = cast(drow, row.dtype);
     }
     return [grad, drow];
@@ -149,4 +166,3 @@ export function mixRows(a: Tensor, b: Tensor | null, sa: Tensor | null, sb: Tens
     b && needs[1] ? scaled(grad, sb, b.dtype) : null,
   ]);
 }
-

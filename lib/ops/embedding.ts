@@ -2,8 +2,8 @@ import { check } from "../errors.js";
 import { checkFloats, empty, launch, record, sameDevice, type Tensor } from "../tensor/index.js";
 
 /**
- * Rows of a table: table (V, …), index i32 (any shape) to (...index, …). Indices must lie in [0, V): the caller checks,
- * since they are on the device.
+ * Rows of a table: table (V, …), index i32 (any shape) to (...index, …). Indices are on the device, so one outside of
+ * [0, V) is an error at the next await.
  */
 export function gatherRows(table: Tensor, index: Tensor): Tensor {
   check(index.dtype === "i32", "dtype_mismatch", () => `[gather_rows] index must be i32, got ${index.dtype}`);
@@ -12,10 +12,18 @@ export function gatherRows(table: Tensor, index: Tensor): Tensor {
   const [rows, ...rest] = table.shape;
   const width = rows ? table.size / rows : 0;
   const y = empty([...index.shape, ...rest], { dtype: table.dtype, device: table.device });
-  launch("gather_rows", [[table, [rows, width]], [index, [index.size]], [y, [index.size, width]]]);
+  launch("gather_rows", [
+    [table, [rows, width]],
+    [index, [index.size]],
+    [y, [index.size, width]],
+  ]);
   return record("gather_rows", y, [table], [index], (grad) => {
     const dtable = empty(table.shape, { device: table.device });
-    launch("scatter_rows", [[grad, [index.size, width]], [index, [index.size]], [dtable, [rows, width]]]);
+    launch("scatter_rows", [
+      [grad, [index.size, width]],
+      [index, [index.size]],
+      [dtable, [rows, width]],
+    ]);
     return [dtable];
   });
 }

@@ -38,7 +38,10 @@ const statsShape = (x: Tensor, kind: NormKind, groups: number): Shape => {
 export function normAct(x: Tensor, options: NormOptions): Tensor {
   const { kind, eps = 1e-6, weight = null, bias = null, modulation = null, activation = "none", groups = 1 } = options;
   const channels = x.shape[x.dims - 1];
-  for (const [name, p] of [["weight", weight], ["bias", bias]] as const) {
+  for (const [name, p] of [
+    ["weight", weight],
+    ["bias", bias],
+  ] as const) {
     check(!p || (p.size === channels && p.dtype === "f32"), "shape_mismatch", () => {
       return `[norm] ${name} expects f32 [${channels}], got ${p} (input shape [${x.shape}])`;
     });
@@ -49,7 +52,8 @@ export function normAct(x: Tensor, options: NormOptions): Tensor {
   const ada = modulation?.ada ?? null;
   if (ada && modulation) {
     const rows = channels ? x.size / channels : 0;
-    const fits = ada.dims === 3 && ada.shape[2] === channels && (rows === 0 || (ada.shape[0] > 0 && rows % ada.shape[0] === 0));
+    const fits =
+      ada.dims === 3 && ada.shape[2] === channels && (rows === 0 || (ada.shape[0] > 0 && rows % ada.shape[0] === 0));
     check(fits && Math.max(modulation.shift, modulation.scale) < ada.shape[1], "shape_mismatch", () => {
       return `[norm] modulation table [${ada.shape}] does not fit input [${x.shape}]`;
     });

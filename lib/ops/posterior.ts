@@ -4,7 +4,11 @@ import { checkFloats, empty, launch, record, type Shape, type Tensor } from "../
 
 function halved(op: string, moments: Tensor): Shape {
   const channels = moments.shape[moments.dims - 1];
-  check(channels % 2 === 0, "shape_mismatch", () => `[${op}] moments need an even channel count, got [${moments.shape}]`);
+  check(
+    channels % 2 === 0,
+    "shape_mismatch",
+    () => `[${op}] moments need an even channel count, got [${moments.shape}]`,
+  );
   checkFloats(op, moments);
   return [...moments.shape.slice(0, -1), channels / 2];
 }
@@ -15,7 +19,11 @@ const like = (x: Tensor): Tensor => empty(x.shape, { dtype: x.dtype, device: x.d
 export function expandMoments(x: Tensor): Tensor {
   const channels = x.shape[x.dims - 1] - 1;
   checkFloats("expand_moments", x);
-  check(channels >= 1, "shape_mismatch", () => `[expand_moments] needs at least one mean and the log-variance, got [${x.shape}]`);
+  check(
+    channels >= 1,
+    "shape_mismatch",
+    () => `[expand_moments] needs at least one mean and the log-variance, got [${x.shape}]`,
+  );
   const y = empty([...x.shape.slice(0, -1), 2 * channels], { dtype: x.dtype, device: x.device });
   launch("expand_moments", [x, y]);
   return record("expand_moments", y, [x], [], (grad) => {
@@ -28,7 +36,11 @@ export function expandMoments(x: Tensor): Tensor {
 /** mean + exp(logvar / 2) · noise; noise (B, …, C) is a constant. */
 export function posteriorSample(moments: Tensor, noise: Tensor): Tensor {
   const shape = halved("posterior_sample", moments);
-  check(noise.shape.join() === shape.join(), "shape_mismatch", () => `[posterior_sample] noise expects [${shape}], got [${noise.shape}]`);
+  check(
+    noise.shape.join() === shape.join(),
+    "shape_mismatch",
+    () => `[posterior_sample] noise expects [${shape}], got [${noise.shape}]`,
+  );
   checkFloats("posterior_sample", moments, noise);
   const z = empty(shape, { dtype: moments.dtype, device: moments.device });
   launch("posterior_sample", [moments, noise, z]);

@@ -37,7 +37,11 @@ export function uniform(shape: Shape, key: RandomKey, options: TensorOptions = {
  * Timestep features: t (N) f32 to (N, dim) = [cos(t·f), sin(t·f)], f_i = maxPeriod^(-i / (dim/2)).
  */
 export function sinusoid(t: Tensor, dim: number, maxPeriod = 10000): Tensor {
-  check(dim % 2 === 0 && t.dtype === "f32", "invalid_argument", () => `[sinusoid] needs f32 times and an even width, got ${t.dtype}, ${dim}`);
+  check(
+    dim % 2 === 0 && t.dtype === "f32",
+    "invalid_argument",
+    () => `[sinusoid] needs f32 times and an even width, got ${t.dtype}, ${dim}`,
+  );
   const y = empty([t.size, dim], { device: t.device });
   launch("sinusoid", [t, y], [maxPeriod]);
   return record("sinusoid", y, [t], [t], (grad) => {

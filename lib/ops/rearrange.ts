@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { alias, checkFloats, empty, launch, record, scope, type Shape, type Tensor } from "../tensor/index.js";
+import { alias, checkFloats, empty, launch, record, type Shape, scope, type Tensor } from "../tensor/index.js";
 import { PatchOrder } from "./enums.js";
 
 export interface DepthToSpaceOptions {

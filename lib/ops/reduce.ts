@@ -9,12 +9,27 @@ function reduced(kind: keyof typeof Reduce, x: Tensor, samples: number, scale: n
   const y = empty(shape, { device: x.device });
   const flat = perSample(x, samples);
   const scalars = [Reduce[kind], scale];
-  launch("reduce", [[x, flat], [y, [samples]]], scalars);
+  launch(
+    "reduce",
+    [
+      [x, flat],
+      [y, [samples]],
+    ],
+    scalars,
+  );
   return record(kind, y, [x], kind === "sum" ? [] : [x], (grad) => {
     const dx = empty(x.shape, { dtype: x.dtype, device: x.device });
     // The sum's backward reads only the shape of x, so its own output stands in.
     const source = kind === "sum" ? dx : x;
-    launch("reduce_backward", [[source, flat], [grad, [samples]], [dx, flat]], scalars);
+    launch(
+      "reduce_backward",
+      [
+        [source, flat],
+        [grad, [samples]],
+        [dx, flat],
+      ],
+      scalars,
+    );
     return [dx];
   });
 }
@@ -35,7 +50,11 @@ export const sumSquares = (x: Tensor): Tensor => reduced("sum_squares", x, 1, 1,
  * scale · Σ |a - b| (l1) or scale · Σ (a - b)² (l2) over each sample: a, b (B, …) to (B) f32.
  */
 export function pairLoss(kind: LossKind, a: Tensor, b: Tensor, scale = 1): Tensor {
-  check(a.size === b.size, "shape_mismatch", () => `[pair_loss] operands differ in shape: [${a.shape}] and [${b.shape}]`);
+  check(
+    a.size === b.size,
+    "shape_mismatch",
+    () => `[pair_loss] operands differ in shape: [${a.shape}] and [${b.shape}]`,
+  );
   checkFloats("pair_loss", a, b);
   const flat = perSample(a, a.shape[0]);
   const scalars = [Loss[kind], scale];

@@ -9,7 +9,10 @@ export function haar(x: Tensor): Tensor {
   check(x.dims === 5, "shape_mismatch", () => `[haar] expects (B,F,H,W,C), got [${x.shape}]`);
   checkFloats("haar", x);
   const [b, f, h, w, c] = x.shape;
-  const y = empty([b, 8, Math.ceil(f / 2), Math.ceil(h / 2), Math.ceil(w / 2), c], { dtype: x.dtype, device: x.device });
+  const y = empty([b, 8, Math.ceil(f / 2), Math.ceil(h / 2), Math.ceil(w / 2), c], {
+    dtype: x.dtype,
+    device: x.device,
+  });
   launch("haar", [x, y]);
   return record("haar", y, [x], [], (grad) => {
     const dx = empty(x.shape, { dtype: x.dtype, device: x.device });

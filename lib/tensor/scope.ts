@@ -49,15 +49,21 @@ export function scope<T>(body: () => T): T {
 
 function visitTensors(value: unknown, visit: (tensor: Tensor) => void): void {
   if (value === null || typeof value !== "object") return;
-  if (isTensor(value)) return visit(value);
-  if (Array.isArray(value)) {
+  if (isTensor(value)) {
+    visit(value);
+  } else if (Array.isArray(value)) {
     for (const item of value) visitTensors(item, visit);
-  } else if (Object.getPrototypeOf(value) === Object.prototype) {
+  } else if (isPlain(value)) {
     for (const item of Object.values(value)) visitTensors(item, visit);
   }
 }
 
 // The class itself can't be imported here: tensor.ts imports this file.
 function isTensor(value: object): value is Tensor {
-  return "handle" in Object.getPrototypeOf(value) && "dispose" in value;
+  return "handle" in value && "dispose" in value;
+}
+
+function isPlain(value: object): boolean {
+  const prototype = Object.getPrototypeOf(value);
+  return prototype === null || prototype === Object.prototype;
 }

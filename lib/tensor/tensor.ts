@@ -1,6 +1,6 @@
 import { check, LtxError } from "../errors.js";
-import * as native from "../native.js";
 import type { DType, MemoryGroup } from "../native.js";
+import * as native from "../native.js";
 import type { Node } from "./autograd.js";
 import { type Device, device as openDevice } from "./device.js";
 import { adopt } from "./scope.js";
@@ -69,7 +69,7 @@ export class Tensor {
 
   /** Copies `data` to the device. Uint16Array holds bf16 bits; other arrays are converted to `dtype` where they differ. */
   static from(data: TypedArray | readonly number[], shape: Shape, options: TensorOptions = {}): Tensor {
-    const dtype = options.dtype ?? (data instanceof Int32Array ? "i32" : data instanceof Uint8Array ? "u8" : "f32");
+    const dtype = options.dtype ?? ownDtype(data);
     check(data.length === sizeOf(shape), "shape_mismatch", () => {
       return `[tensor] shape [${shape}] holds ${sizeOf(shape)} values, got ${data.length}`;
     });
@@ -202,7 +202,14 @@ export function launch(op: string, operands: readonly Operand[], scalars: readon
   }
 }
 
+function ownDtype(data: TypedArray | readonly number[]): DType {
+  if (data instanceof Int32Array) return "i32";
+  if (data instanceof Uint8Array) return "u8";
+  return data instanceof Uint16Array ? "bf16" : "f32";
+}
+
 function convert(data: TypedArray | readonly number[], dtype: DType): NodeJS.TypedArray {
+  if (data instanceof Uint16Array) return dtype === "bf16" ? data : convert(widen(data), dtype);
   switch (dtype) {
     case "f32":
       return data instanceof Float32Array ? data : Float32Array.from(data);
@@ -211,7 +218,7 @@ function convert(data: TypedArray | readonly number[], dtype: DType): NodeJS.Typ
     case "u8":
       return data instanceof Uint8Array ? data : Uint8Array.from(data);
     case "bf16":
-      return data instanceof Uint16Array ? data : narrow(Float32Array.from(data));
+      return narrow(Float32Array.from(data));
   }
 }
 
@@ -246,7 +253,11 @@ export function sameDevice(op: string, ...tensors: (Tensor | null | undefined)[]
 export function checkFloats(op: string, ...tensors: (Tensor | null | undefined)[]): void {
   sameDevice(op, ...tensors);
   for (const t of tensors) {
-    check(!t || t.dtype === "f32" || t.dtype === "bf16", "dtype_mismatch", () => `[${op}] expects f32 or bf16, got ${t}`);
+    check(
+      !t || t.dtype === "f32" || t.dtype === "bf16",
+      "dtype_mismatch",
+      () => `[${op}] expects f32 or bf16, got ${t}`,
+    );
   }
 }
 
