@@ -1,0 +1,182 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import * as ops from "../../lib/ops/index.js";
+import { draw } from "../support/arrays.js";
+import { checkOp, expectError, input, parameter, some } from "../support/gradcheck.js";
+import * as reference from "../support/reference.js";
+
+type Triple = [number, number, number];
+interface Variant {
+  x: number[];
+  outputs: number;
+  kernel: Triple;
+  stride?: Triple;
+  padTime?: [number, number];
+  padSpace?: [number, number];
+  replicate?: boolean;
+  bias?: boolean;
+  residual?: boolean;
+  gradient?: boolean;
+}
+
+async function verify(v: Variant): Promise<void> {
+  const {
+    x,
+    outputs,
+    kernel,
+    stride = [1, 1, 1],
+    padTime = [0, 0],
+    padSpace = [0, 0],
+    replicate = false,
+    bias = true,
+  } = v;
+  const options = { stride, padTime, padSpace, replicate };
+  const weight = [outputs, ...kernel, x[4]];
+  const shape = ops.conv3dShape(x, weight, options);
+  const bound = 2 / Math.sqrt(Math.max(1, kernel[0] * kernel[1] * kernel[2] * x[4]));
+  await checkOp({
+    operands: {
+      x: input(draw(x, 1)),
+      w: parameter(draw(weight, 2, -bound, bound)),
+      bias: bias ? parameter(draw([outputs], 3)) : null,
+      residual: v.residual ? input(draw(shape, 4)) : null,
+    },
+    run: ({ x, w, bias, residual }) => ops.conv3d(x, w, bias, options, residual),
+    reference: ({ x, w, bias, residual }) => reference.linear.conv3d(x, w, bias, residual, options),
+    tolerance: { gradientBf16: 1.5e-2 },
+    gradient: v.gradient,
+  });
+}
+
+const causal = { padTime: [2, 0] as [number, number], padSpace: [1, 1] as [number, number], replicate: true };
+const symmetric = { padTime: [1, 1] as [number, number], padSpace: [1, 1] as [number, number], replicate: true };
+const zeros = { ...symmetric, replicate: false };
+
+describe("conv3d", () => {
+  for (const [name, padding] of Object.entries({ causal, symmetric, zeros, unpadded: {} })) {
+    it(`${name}, kernel 3, with and without bias and residual`, async () => {
+      for (const bias of [false, true]) {
+        for (const residual of [false, true]) {
+          await verify({ x: [2, 3, 3, 3, 2], outputs: 3, kernel: [3, 3, 3], bias, residual, ...padding });
+        }
+      }
+    });
+
+    it(`${name}, strides`, async () => {
+      for (const stride of [
+        [1, 2, 2],
+        [2, 1, 1],
+        [2, 2, 2],
+      ] as Triple[]) {
+        await verify({ x: [1, 4, 5, 3, 3], outputs: 2, kernel: [3, 3, 3], stride, ...padding });
+      }
+    });
+  }
+
+  it("kernel 1 is a linear layer", async () => {
+    await verify({ x: [2, 2, 2, 3, 5], outputs: 3, kernel: [1, 1, 1], residual: true });
+    await verify({ x: [1, 3, 3, 3, 3], outputs: 2, kernel: [1, 1, 1], stride: [2, 2, 2] });
+  });
+
+  it("kernels 4, uneven and larger than the frame count", async () => {
+    await verify({ x: [1, 1, 4, 4, 2], outputs: 2, kernel: [1, 4, 4], stride: [1, 2, 2], padSpace: [1, 1] });
+    await verify({
+      x: [1, 4, 4, 4, 1],
+      outputs: 2,
+      kernel: [4, 4, 4],
+      stride: [2, 2, 2],
+      padTime: [1, 1],
+      padSpace: [1, 1],
+    });
+    await verify({ x: [1, 2, 3, 2, 3], outputs: 1, kernel: [1, 3, 1], padSpace: [1, 0] });
+    await verify({
+      x: [1, 1, 2, 2, 2],
+      outputs: 2,
+      kernel: [5, 3, 3],
+      padTime: [4, 0],
+      padSpace: [1, 1],
+      replicate: true,
+    });
+  });
+
+  it("one frame, one pixel, odd channels", async () => {
+    for (const padding of [causal, symmetric, zeros]) {
+      await verify({ x: [1, 1, 1, 1, 17], outputs: 5, kernel: [3, 3, 3], residual: true, ...padding });
+      await verify({ x: [2, 1, 2, 1, 5], outputs: 17, kernel: [3, 3, 3], ...padding, gradient: false });
+      await verify({ x: [1, 2, 1, 2, 1], outputs: 1, kernel: [3, 3, 3], ...padding });
+    }
+  });
+
+  it("an empty batch", async () => {
+    await verify({ x: [0, 3, 4, 4, 3], outputs: 2, kernel: [3, 3, 3], residual: true, ...causal });
+  });
+
+  it("keeps its accuracy at working sizes", async () => {
+    await verify({ x: [2, 5, 9, 7, 32], outputs: 48, kernel: [3, 3, 3], ...causal, gradient: false });
+    await verify({
+      x: [1, 4, 8, 8, 17],
+      outputs: 33,
+      kernel: [3, 3, 3],
+      stride: [2, 2, 2],
+      ...causal,
+      gradient: false,
+    });
+  });
+
+  it("fits its reference for drawn shapes", async () => {
+    const size = (max: number) => fc.integer({ min: 1, max });
+    const shapes = fc.record({
+      x: fc.tuple(size(2), size(3), size(3), size(3), size(3)),
+      outputs: size(3),
+      kernel: fc.tuple(fc.constantFrom(1, 3), fc.constantFrom(1, 3), fc.constantFrom(1, 3)),
+      stride: fc.tuple(size(2), size(2), size(2)),
+      front: fc.integer({ min: 0, max: 2 }),
+      replicate: fc.boolean(),
+      bias: fc.boolean(),
+      residual: fc.boolean(),
+    });
+    const check = fc.asyncProperty(shapes, async ({ front, kernel, ...rest }) => {
+      const padTime: [number, number] = [front, kernel[0] - 1];
+      await verify({ ...rest, kernel, padTime, padSpace: [kernel[1] >> 1, kernel[2] >> 1] });
+    });
+    await fc.assert(check, { seed: 11, numRuns: 10 });
+  });
+
+  it("states its output shape", () => {
+    expect(ops.conv3dShape([2, 9, 16, 17, 3], [8, 3, 3, 3, 3], { stride: [2, 2, 2], ...causal })).toEqual([
+      2, 5, 8, 9, 8,
+    ]);
+  });
+
+  it("rejects what does not fit", () => {
+    const x = () => some([1, 3, 4, 4, 3]);
+    const w = () => some([2, 3, 3, 3, 3]);
+    expectError("shape_mismatch", /\[conv3d\] expects input \(B,F,H,W,C\).*got \[3,4,4,3\]/, () =>
+      ops.conv3d(some([3, 4, 4, 3]), w()),
+    );
+    expectError(
+      "shape_mismatch",
+      /\[conv3d\] weight expects 5 input channels, got 3 \(input shape \[1,3,4,4,3\]\)/,
+      () => {
+        ops.conv3d(x(), some([2, 3, 3, 3, 5]));
+      },
+    );
+    expectError("shape_mismatch", /\[conv3d\] bias expects \[2\], got \[3\]/, () => ops.conv3d(x(), w(), some([3])));
+    expectError("dtype_mismatch", /\[conv3d\] weight must be f32/, () =>
+      ops.conv3d(x(), some([2, 3, 3, 3, 3], "bf16")),
+    );
+    expectError("invalid_argument", /\[conv3d\] stride \[0,1,1\] must be positive/, () =>
+      ops.conv3d(x(), w(), null, { stride: [0, 1, 1] }),
+    );
+    expectError("invalid_argument", /\[conv3d\] padding \[-1,0,0,0\]/, () =>
+      ops.conv3d(x(), w(), null, { padTime: [-1, 0] }),
+    );
+    expectError("shape_mismatch", /\[conv3d\] kernel \[3,5,5\] is larger than the padded input/, () =>
+      ops.conv3d(x(), some([2, 3, 5, 5, 3])),
+    );
+    expectError("shape_mismatch", /\[conv3d\] residual expects \[1,1,2,2,2\], got \[1,1,2,2,3\]/, () => {
+      ops.conv3d(x(), w(), null, {}, some([1, 1, 2, 2, 3]));
+    });
+    expectError("dtype_mismatch", /\[conv3d\] .*i32/, () => ops.conv3d(some([1, 3, 4, 4, 3], "i32"), w()));
+  });
+});

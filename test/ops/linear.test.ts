@@ -1,0 +1,87 @@
+import fc from "fast-check";
+import { describe, it } from "vitest";
+import type { UnaryKind } from "../../lib/ops/index.js";
+import * as ops from "../../lib/ops/index.js";
+import { type Arr, draw, map } from "../support/arrays.js";
+import { checkOp, expectError, input, parameter, some } from "../support/gradcheck.js";
+import * as reference from "../support/reference.js";
+
+const { activations } = reference.elementwise;
+
+async function verify(
+  shape: number[],
+  outputs: number,
+  bias: boolean,
+  kind: keyof typeof activations,
+  gradient = true,
+): Promise<void> {
+  const inputs = shape[shape.length - 1];
+  const bound = 2 / Math.sqrt(Math.max(1, inputs));
+  await checkOp({
+    operands: {
+      x: input(draw(shape, 1)),
+      w: parameter(draw([outputs, inputs], 2, -bound, bound)),
+      bias: bias ? parameter(draw([outputs], 3)) : null,
+    },
+    run: ({ x, w, bias }) => ops.linear(x, w, bias, kind as UnaryKind),
+    reference: ({ x, w, bias }): Arr => map(reference.linear.linear(x, w, bias), activations[kind]),
+    tolerance: { gradientBf16: 1.5e-2 },
+    gradient,
+  });
+}
+
+describe("linear", () => {
+  for (const kind of ["none", "silu", "gelu_tanh", "sigmoid", "relu", "tanh", "square"] as const) {
+    it(`with activation ${kind}`, async () => {
+      for (const bias of [false, true]) await verify([2, 3, 5], 4, bias, kind);
+    });
+  }
+
+  it("takes odd, single and empty extents", async () => {
+    for (const [shape, outputs] of [
+      [[1, 1], 1],
+      [[17], 3],
+      [[3, 17], 1],
+      [[5, 1], 17],
+      [[0, 5], 3],
+      [[2, 0, 3], 4],
+      [[33, 2], 2],
+    ] as const) {
+      for (const bias of [false, true]) await verify([...shape], outputs, bias, "silu");
+    }
+  });
+
+  it("takes no outputs", async () => {
+    await verify([3, 4], 0, true, "none");
+  });
+
+  it("keeps its accuracy in larger products", async () => {
+    await verify([130, 257], 129, true, "gelu_tanh", false);
+  });
+
+  it("fits its reference for drawn shapes", async () => {
+    const size = fc.integer({ min: 1, max: 9 });
+    const check = fc.asyncProperty(size, size, size, fc.boolean(), async (rows, inputs, outputs, bias) => {
+      await verify([rows, inputs], outputs, bias, "gelu_tanh");
+    });
+    await fc.assert(check, { seed: 3, numRuns: 10 });
+  });
+
+  it("rejects what does not fit", () => {
+    expectError(
+      "shape_mismatch",
+      /\[linear\] weight \[4,6\] expects 6 input features, got 5 \(input shape \[2,5\]\)/,
+      () => {
+        ops.linear(some([2, 5]), some([4, 6]));
+      },
+    );
+    expectError("shape_mismatch", /\[linear\] bias expects \[4\], got \[5\]/, () =>
+      ops.linear(some([2, 5]), some([4, 5]), some([5])),
+    );
+    expectError("shape_mismatch", /\[linear\] weight \[4,5,1\]/, () => ops.linear(some([2, 5]), some([4, 5, 1])));
+    expectError("dtype_mismatch", /\[linear\] weight must be f32, got bf16/, () =>
+      ops.linear(some([2, 5]), some([4, 5], "bf16")),
+    );
+    expectError("dtype_mismatch", /\[linear\] .*i32/, () => ops.linear(some([2, 5], "i32"), some([4, 5])));
+  });
+});

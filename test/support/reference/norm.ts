@@ -1,0 +1,63 @@
+import { type Arr, arr, at, map } from "../arrays.js";
+import { activations } from "./elementwise.js";
+
+/** Which values share one mean and variance: the index of the group of value i. */
+function grouping(kind: string, x: Arr, groups: number): (i: number) => number {
+  const channels = x.shape[x.shape.length - 1];
+  if (kind !== "group_norm") return (i) => Math.floor(i / channels);
+  const sample = x.data.length / x.shape[0];
+  return (i) => Math.floor(i / sample) * groups + Math.floor((i % channels) / (channels / groups));
+}
+
+/** (x - mean) / √(variance + eps) over each group; without the mean for pixel and rms norm. */
+export function normalize(x: Arr, kind: string, eps: number, groups = 1): Arr {
+  if (kind === "none") return x;
+  const group = grouping(kind, x, groups);
+  const centred = kind === "layer_norm" || kind === "group_norm";
+  const members = new Map<number, number[]>();
+  x.data.forEach((v, i) => {
+    const list = members.get(group(i));
+    if (list) list.push(v);
+    else members.set(group(i), [v]);
+  });
+  const stats = new Map(
+    [...members].map(([g, values]) => {
+      const mean = centred ? values.reduce((s, v) => s + v, 0) / values.length : 0;
+      const variance = values.reduce((s, v) => s + (v - mean) ** 2, 0) / values.length;
+      return [g, { mean, variance }];
+    }),
+  );
+  return map(x, (v, i) => {
+    const { mean, variance } = stats.get(group(i)) ?? { mean: 0, variance: 0 };
+    return (v - mean) / Math.sqrt(variance + eps);
+  });
+}
+
+/** Multiplies by (1 + scale) and adds shift, rows of ada (G, rows, C), each for a run of x's rows. */
+export function modulate(x: Arr, ada: Arr, shift: number, scale: number): Arr {
+  const channels = x.shape[x.shape.length - 1];
+  const run = x.data.length / channels / ada.shape[0];
+  return map(x, (v, i) => {
+    const g = Math.floor(Math.floor(i / channels) / run);
+    return v * (1 + at(ada, g, scale, i % channels)) + at(ada, g, shift, i % channels);
+  });
+}
+
+export interface NormAct {
+  kind: string;
+  eps: number;
+  weight: Arr | null;
+  bias: Arr | null;
+  modulation: { ada: Arr; shift: number; scale: number } | null;
+  activation: "none" | "silu";
+  groups: number;
+}
+
+export function normAct(x: Arr, o: NormAct): Arr {
+  const channels = x.shape[x.shape.length - 1];
+  let y = normalize(x, o.kind, o.eps, o.groups);
+  if (o.weight) y = map(y, (v, i) => v * (o.weight as Arr).data[i % channels]);
+  if (o.bias) y = map(y, (v, i) => v + (o.bias as Arr).data[i % channels]);
+  if (o.modulation) y = modulate(y, o.modulation.ada, o.modulation.shift, o.modulation.scale);
+  return arr(y.shape, y.data.map(activations[o.activation]));
+}

@@ -1,0 +1,154 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { affine, full, gatherRows } from "../../lib/ops/index.js";
+import { device, launch, scope, Tensor } from "../../lib/tensor/index.js";
+import { type Compiled, compileLibrary } from "../support/compiled.js";
+import { expectError, liveBytes, some } from "../support/gradcheck.js";
+
+describe("the queue", () => {
+  it("takes more work than it holds", async () => {
+    const x = full([1], 0);
+    for (let i = 0; i < 20_000; i++) launch("cast", [x, x], [1, 1]);
+    expect(await x.item()).toBe(20_000);
+    x.dispose();
+  });
+
+  it("does not block: calls return while work is pending", async () => {
+    const size = 2 ** 20;
+    const x = full([size], 1);
+    let ticks = 0;
+    const timer = setInterval(() => ticks++, 1);
+    for (let i = 0; i < 200; i++) launch("unary", [x, x], [10, 0, 0]);
+    await device().synchronize();
+    clearInterval(timer);
+    expect(ticks).toBeGreaterThan(3);
+    x.dispose();
+  });
+});
+
+describe("a kernel's failure", () => {
+  const provoke = () => scope(() => gatherRows(some([3, 2]), Tensor.from(Int32Array.of(0, 7), [2])));
+
+  it("surfaces at the next await with the op's name, then work goes on", async () => {
+    const start = await liveBytes();
+    provoke().dispose();
+    const y = full([1], 1);
+    await expect(y.read()).rejects.toMatchObject({
+      name: "LtxError",
+      code: "native",
+      message: expect.stringMatching(/^\[gather_rows\] index 7 at position 1/),
+    });
+    y.dispose();
+    const z = scope(() => affine(full([1], 20), 2, 2));
+    expect(await z.item()).toBe(42);
+    z.dispose();
+    expect(await liveBytes()).toBe(start);
+  });
+
+  it("surfaces at synchronize too, once", async () => {
+    provoke().dispose();
+    await expect(device().synchronize()).rejects.toMatchObject({
+      code: "native",
+      message: expect.stringMatching(/\[gather_rows\]/),
+    });
+    await expect(device().synchronize()).resolves.toBeUndefined();
+  });
+
+  it("of wrong operands is an error at the call", () => {
+    expectError("native", /\[add_rows\] wrong number of operands/, () => launch("add_rows", [some([2])]));
+    expectError("native", /\[add_rows\] operand row is missing/, () =>
+      launch("add_rows", [some([2]), null, some([2])]),
+    );
+    expectError("native", /no op named nothing/, () => launch("nothing", []));
+  });
+});
+
+describe("a process", () => {
+  let library: Compiled;
+  beforeAll(() => {
+    library = compileLibrary();
+  });
+  afterAll(() => library.remove());
+
+  it("ends by itself when its reads are done", async () => {
+    const { code, stdout } = await library.run("ops.full([2], 3).read().then((v) => console.log([...v].join()))");
+    expect({ code, stdout }).toEqual({ code: 0, stdout: "3,3\n" });
+  });
+
+  it("may exit with thousands of ops and reads pending", async () => {
+    const { code, stderr } = await library.run(`
+      const x = ops.full([300000], 1);
+      for (let i = 0; i < 5000; i++) tensor.launch("unary", [x, x], [10, 0, 0]);
+      for (let i = 0; i < 100; i++) x.read();
+      process.exit(0);`);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+  });
+
+  it("ends with an error that nobody caught", async () => {
+    const { code, stderr } = await library.run("ops.add(ops.full([2], 3), ops.full([3], 3))");
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/LtxError: \[add\] operands differ in shape: \[2\] and \[3\]/);
+  });
+
+  it("computes the same in four worker threads at once", async () => {
+    const body = `
+      const { parentPort, workerData } = require("node:worker_threads");
+      const tensor = require(workerData.tensor), ops = require(workerData.ops);
+      (async () => {
+        const key = { seed: 1, step: 2, purpose: 3 };
+        const w = ops.affine(ops.normal([64, 64], key), 0.125);
+        w.requiresGrad = true;
+        let last;
+        for (let i = 0; i < 10; i++) {
+          const y = tensor.scope(() => {
+            const x = ops.normal([50, 64], { ...key, step: 4 });
+            const h = ops.linear(ops.normAct(ops.linear(x, w, null, "silu"), { kind: "rms_norm" }), w);
+            tensor.backward(ops.mean(ops.square(h)));
+            return h;
+          });
+          last = [...await y.read()].concat([...await w.grad.read()]);
+          y.dispose();
+          w.grad.dispose();
+          w.grad = null;
+        }
+        parentPort.postMessage(last);
+      })();`;
+    const { stdout, stderr, code } = await library.run(`
+      const { Worker } = require("node:worker_threads");
+      const workerData = { tensor: ${JSON.stringify(library.path("tensor/index.js"))}, ops: ${JSON.stringify(library.path("ops/index.js"))} };
+      const all = Array.from({ length: 4 }, () => new Promise((resolve, reject) => {
+        const worker = new Worker(${JSON.stringify(body)}, { eval: true, workerData });
+        let result;
+        worker.on("message", (message) => { result = message; });
+        worker.on("error", reject);
+        worker.on("exit", (exit) => exit ? reject(new Error("exit " + exit)) : resolve(result));
+      }));
+      Promise.all(all).then(async (results) => {
+        const equal = results.every((r) => r.length === results[0].length && r.every((v, i) => v === results[0][i]));
+        const finite = results[0].every(Number.isFinite) && results[0].some((v) => Math.abs(v) > 0.1);
+        console.log(JSON.stringify({ equal, finite, count: results[0].length, live: tensor.device().memory().live }));
+      });`);
+    expect(stderr).toBe("");
+    expect(code).toBe(0);
+    expect(JSON.parse(stdout)).toEqual({ equal: true, finite: true, count: 50 * 64 + 64 * 64, live: 0 });
+  });
+
+  it("outlives a worker that is terminated in the middle of its work", async () => {
+    const body = `
+      const { workerData, parentPort } = require("node:worker_threads");
+      const tensor = require(workerData.tensor), ops = require(workerData.ops);
+      const x = ops.full([300000], 1);
+      parentPort.postMessage("started");
+      for (;;) tensor.launch("unary", [x, x], [10, 0, 0]);`;
+    const { stdout, stderr, code } = await library.run(`
+      const { Worker } = require("node:worker_threads");
+      const workerData = { tensor: ${JSON.stringify(library.path("tensor/index.js"))}, ops: ${JSON.stringify(library.path("ops/index.js"))} };
+      const x = ops.full([4], 2);
+      const worker = new Worker(${JSON.stringify(body)}, { eval: true, workerData });
+      worker.on("message", async () => {
+        await worker.terminate();
+        const values = await ops.affine(x, 3).read();
+        console.log([...values].join(), tensor.device().memory().live);
+      });`);
+    expect({ code, stderr, stdout }).toEqual({ code: 0, stderr: "", stdout: "6,6,6,6 128\n" });
+  });
+});
