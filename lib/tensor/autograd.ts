@@ -127,7 +127,6 @@ interface Pending {
 
 function accumulate(pending: Pending | undefined, grad: Tensor, exclusive: boolean): Pending {
   if (!pending) return { tensor: grad.hold(), exclusive };
-  if (pending.tensor === grad) return pending; // added in place already
   if (pending.exclusive) {
     launch("axpby", [pending.tensor, grad, pending.tensor], [1, 1]);
     return pending;
@@ -182,7 +181,7 @@ function visit(node: Node, pending: Map<Node, Pending>): void {
       const grads = node.backward(entry.tensor, into);
       node.edges.forEach((edge, i) => {
         const grad = grads[i];
-        if (!edge || !grad) return;
+        if (!edge || !grad || grad === into[i]) return; // the last: added in place already
         // Memory that only this edge gets, fresh or passed on; anything else may be read by others later.
         const once = grads.indexOf(grad) === grads.lastIndexOf(grad);
         const exclusive = once && (grad === entry.tensor ? entry.exclusive : ownedByScope(grad) && !grad.isView);
