@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, it } from "vitest";
 import type { UnaryKind } from "../../lib/ops/index.js";
 import * as ops from "../../lib/ops/index.js";
+import { scope } from "../../lib/tensor/index.js";
 import { type Arr, draw, map } from "../support/arrays.js";
 import { checkOp, expectError, input, parameter, some } from "../support/gradcheck.js";
 import * as reference from "../support/reference.js";
@@ -83,5 +84,31 @@ describe("linear", () => {
       ops.linear(some([2, 5]), some([4, 5], "bf16")),
     );
     expectError("dtype_mismatch", /\[linear\] .*i32/, () => ops.linear(some([2, 5], "i32"), some([4, 5])));
+  });
+});
+
+describe("several products of one input", () => {
+  it("add up in its gradient", async () => {
+    const roles = {
+      x: input(draw([3, 5], 1)),
+      q: parameter(draw([4, 5], 2)),
+      k: parameter(draw([4, 5], 3)),
+      v: parameter(draw([4, 5], 4)),
+    };
+    await checkOp({
+      operands: roles,
+      run: ({ x, q, k, v }) => {
+        return scope(() => {
+          const h = ops.affine(x, 2);
+          return ops.add(ops.add(ops.linear(h, q), ops.linear(h, k, null, "silu")), ops.linear(h, v));
+        });
+      },
+      reference: ({ x, q, k, v }) => {
+        const h = map(x, (value) => 2 * value);
+        const [a, b, c] = [q, k, v].map((w) => reference.linear.linear(h, w, null));
+        return map(a, (value, i) => value + activations.silu(b.data[i]) + c.data[i]);
+      },
+      tolerance: { gradientBf16: 1.5e-2 },
+    });
   });
 });

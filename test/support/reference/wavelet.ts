@@ -1,17 +1,18 @@
-import { type Arr, arr, at, generate, zip } from "../arrays.js";
+import { type Arr, arr, zip } from "../arrays.js";
 
 /** One axis of the transform: sums or differences of neighbours over √2, after a zero where the axis is odd. */
 function halve(x: Arr, axis: number, high: boolean): Arr {
   const size = x.shape[axis];
-  const shape = x.shape.map((d, i) => (i === axis ? Math.ceil(d / 2) : d));
-  return generate(shape, (...index) => {
-    const first = [...index];
-    first[axis] = 2 * index[axis];
-    const second = [...first];
-    second[axis]++;
-    const b = second[axis] < size ? at(x, ...second) : 0;
-    return (at(x, ...first) + (high ? -b : b)) / Math.SQRT2;
-  });
+  const y = arr(x.shape.map((d, i) => (i === axis ? Math.ceil(d / 2) : d)));
+  const inner = x.shape.slice(axis + 1).reduce((n, d) => n * d, 1);
+  const half = y.shape[axis];
+  for (let i = 0; i < y.data.length; i++) {
+    const position = Math.floor(i / inner) % half;
+    const first = (Math.floor(i / inner / half) * size + 2 * position) * inner + (i % inner);
+    const b = 2 * position + 1 < size ? x.data[first + inner] : 0;
+    y.data[i] = (x.data[first] + (high ? -b : b)) / Math.SQRT2;
+  }
+  return y;
 }
 
 /** (B,F,H,W,C) to (B,8,F',H',W',C), band = 4 highF + 2 highH + highW. */
