@@ -44,6 +44,13 @@ export function conv3d(
     return `[conv3d] weight expects ${w.shape[4]} input channels, got ${x.shape[4]} (input shape [${x.shape}])`;
   });
   check(
+    w.shape.slice(1).every((d) => d > 0),
+    "shape_mismatch",
+    () => {
+      return `[conv3d] kernel extents and input channels must be positive, got weight [${w.shape}]`;
+    },
+  );
+  check(
     !bias || bias.size === w.shape[0],
     "shape_mismatch",
     () => `[conv3d] bias expects [${w.shape[0]}], got [${bias?.shape}]`,

@@ -21,6 +21,7 @@ export function linear(x: Tensor, w: Tensor, bias: Tensor | null = null, activat
   check(w.dims === 2 && x.shape[x.dims - 1] === inputs, "shape_mismatch", () => {
     return `[linear] weight [${w.shape}] expects ${inputs} input features, got ${x.shape[x.dims - 1]} (input shape [${x.shape}])`;
   });
+  check(inputs > 0, "shape_mismatch", () => `[linear] needs at least one input feature, got weight [${w.shape}]`);
   check(
     !bias || bias.size === outputs,
     "shape_mismatch",

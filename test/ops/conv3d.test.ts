@@ -162,6 +162,10 @@ describe("conv3d", () => {
       },
     );
     expectError("shape_mismatch", /\[conv3d\] bias expects \[2\], got \[3\]/, () => ops.conv3d(x(), w(), some([3])));
+    expectError("shape_mismatch", /\[conv3d\] kernel extents and input channels must be positive/, () =>
+      ops.conv3d(some([1, 3, 4, 4, 0]), some([2, 3, 3, 3, 0])),
+    );
+    expectError("dtype_mismatch", /\[conv3d\] bias must be f32/, () => ops.conv3d(x(), w(), some([2], "bf16")));
     expectError("dtype_mismatch", /\[conv3d\] weight must be f32/, () =>
       ops.conv3d(x(), some([2, 3, 3, 3, 3], "bf16")),
     );

@@ -80,6 +80,12 @@ describe("linear", () => {
       ops.linear(some([2, 5]), some([4, 5]), some([5])),
     );
     expectError("shape_mismatch", /\[linear\] weight \[4,5,1\]/, () => ops.linear(some([2, 5]), some([4, 5, 1])));
+    expectError("shape_mismatch", /\[linear\] needs at least one input feature, got weight \[4,0\]/, () =>
+      ops.linear(some([2, 0]), some([4, 0])),
+    );
+    expectError("dtype_mismatch", /\[linear\] bias must be f32/, () =>
+      ops.linear(some([2, 5]), some([4, 5]), some([4], "bf16")),
+    );
     expectError("dtype_mismatch", /\[linear\] weight must be f32, got bf16/, () =>
       ops.linear(some([2, 5]), some([4, 5], "bf16")),
     );
