@@ -8,13 +8,13 @@ import { createReadStream } from "node:fs";
 import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { check, LtxError } from "../errors.js";
-import { type SafetensorsTensor, readSafetensors, writeSafetensors } from "./safetensors.js";
 import { type Module, type Parameter, toCheckpoint } from "../nn/index.js";
 import type { Shape, Tensor } from "../tensor/index.js";
+import { readSafetensors, type SafetensorsTensor, writeSafetensors } from "./safetensors.js";
 
 export const MODEL_FILE = "model.safetensors";
 export const TRAINING_FILE = "training.safetensors";
-const MANIFEST_FILE = "manifest.json";
+export const MANIFEST_FILE = "manifest.json";
 const FOLDER = /^step-(\d{8,})$/;
 
 export interface CheckpointContents {
@@ -40,7 +40,11 @@ export function entry(name: string, parameter: Parameter, tensor: Tensor = param
 }
 
 /** All parameters of a module under a prefix; `values` may give other tensors for some of them (averages). */
-export function moduleEntries(module: Module, prefix: string, values?: ReadonlyMap<Parameter, Tensor>): SafetensorsTensor[] {
+export function moduleEntries(
+  module: Module,
+  prefix: string,
+  values?: ReadonlyMap<Parameter, Tensor>,
+): SafetensorsTensor[] {
   return [...module.namedParameters(prefix)].map(([name, p]) => entry(name, p, values?.get(p)));
 }
 
@@ -50,7 +54,7 @@ export function scalarEntry(name: string, value: number): SafetensorsTensor {
 }
 
 /**
- * Writes a checkpoint below `folder`, then removes all but the newest `keep`. On failure what was there stays.
+ * Writes a checkpoint below `folder`, then removes all but `keep` of those up to it. On failure what was there stays.
  * @returns the new checkpoint's path
  */
 export async function saveCheckpoint(folder: string, contents: CheckpointContents, keep = 2): Promise<string> {
@@ -62,7 +66,10 @@ export async function saveCheckpoint(folder: string, contents: CheckpointContent
     await mkdir(temporary, { recursive: true });
     const metadata = { format: "ltx-native", step: String(contents.step), ...contents.metadata };
     await writeSafetensors(join(temporary, MODEL_FILE), contents.model, metadata);
-    await writeSafetensors(join(temporary, TRAINING_FILE), contents.training, { format: "ltx-native", step: metadata.step });
+    await writeSafetensors(join(temporary, TRAINING_FILE), contents.training, {
+      format: "ltx-native",
+      step: metadata.step,
+    });
     const manifest: Manifest = { format: 1, step: contents.step, files: {} };
     for (const file of [MODEL_FILE, TRAINING_FILE]) manifest.files[file] = await fingerprint(join(temporary, file));
     await writeSynced(join(temporary, MANIFEST_FILE), `${JSON.stringify(manifest, null, 2)}\n`);
@@ -71,11 +78,15 @@ export async function saveCheckpoint(folder: string, contents: CheckpointContent
     await syncFolder(folder);
   } catch (cause) {
     await rm(temporary, { recursive: true, force: true }).catch(() => {});
-    if (cause instanceof LtxError) throw cause;
-    throw new LtxError("io", `[checkpoint] cannot write ${path}: ${(cause as Error).message}`, { cause });
+    if (cause instanceof LtxError && cause.code !== "io") throw cause;
+    const reason = (((cause as Error).cause ?? cause) as Error).message;
+    throw new LtxError("io", `[checkpoint] cannot write ${path}: ${reason}; earlier checkpoints are untouched`, {
+      cause,
+    });
   }
-  const all = await listCheckpoints(folder);
-  for (const old of all.slice(0, -keep)) await rm(old.path, { recursive: true, force: true });
+  // A later one can only be damaged, else the run would have continued from there: it must not count.
+  const sofar = (await listCheckpoints(folder)).filter(({ step }) => step <= contents.step);
+  for (const old of sofar.slice(0, -keep)) await rm(old.path, { recursive: true, force: true });
   return path;
 }
 
@@ -94,15 +105,19 @@ export async function verifyCheckpoint(path: string): Promise<void> {
   try {
     manifest = JSON.parse(await readFile(join(path, MANIFEST_FILE), "utf8"));
   } catch (cause) {
-    throw new LtxError("checkpoint", `[checkpoint] ${path} has no readable manifest.json: not a complete checkpoint`, { cause });
+    throw new LtxError("checkpoint", `[checkpoint] ${path} has no readable manifest.json: not a complete checkpoint`, {
+      cause,
+    });
   }
-  for (const [file, expected] of Object.entries(manifest.files)) {
+  for (const file of [MODEL_FILE, TRAINING_FILE]) {
+    const expected = manifest?.files?.[file];
+    check(expected, "checkpoint", () => `[checkpoint] ${join(path, MANIFEST_FILE)} says nothing of ${file}: damaged`);
     const full = join(path, file);
     const info = await stat(full).catch(() => null);
     check(info !== null, "checkpoint", () => `[checkpoint] ${full} is missing`);
     const found = await fingerprint(full);
     check(found.sha256 === expected.sha256, "checkpoint", () => {
-      return `[checkpoint] ${full} is damaged: ${found.bytes} bytes, expected ${expected.bytes} with SHA-256 ${expected.sha256}`;
+      return `[checkpoint] ${full} is damaged: ${found.bytes} bytes with SHA-256 ${found.sha256}, expected ${expected.bytes} with ${expected.sha256}`;
     });
   }
 }

@@ -1,7 +1,7 @@
 import { stat } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { LtxError } from "../errors.js";
-import { listCheckpoints, MODEL_FILE, verifyCheckpoint } from "../formats/checkpoint.js";
+import { listCheckpoints, MANIFEST_FILE, MODEL_FILE, verifyCheckpoint } from "../formats/checkpoint.js";
 
 /**
  * The model file that a path means: a safetensors file, a checkpoint's folder, or a run's folder (its newest
@@ -12,7 +12,12 @@ export async function findModelFile(path: string, stage: "vae" | "flow"): Promis
   const info = await stat(path).catch((cause) => {
     throw new LtxError("checkpoint", `[checkpoint] ${path} does not exist`, { cause });
   });
-  if (info.isFile()) return path;
+  if (info.isFile()) {
+    const inCheckpoint =
+      basename(path) === MODEL_FILE && (await stat(join(dirname(path), MANIFEST_FILE)).catch(() => null));
+    if (inCheckpoint) await verifyCheckpoint(dirname(path));
+    return path;
+  }
   for (const folder of [path, join(path, stage)]) {
     const checkpoints = await listCheckpoints(join(folder, "checkpoints"));
     const newest = checkpoints[checkpoints.length - 1];
