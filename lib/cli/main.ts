@@ -28,6 +28,11 @@ export async function main(argv: string[]): Promise<number> {
       if (error.code === "aborted") return 130;
       return USAGE_CODES.includes(error.code) ? 2 : 1;
     }
+    // The operating system's refusals say what was tried and why it failed; a stack adds nothing.
+    if (error instanceof Error && "syscall" in error) {
+      process.stderr.write(`ltx-native: ${error.message}\n`);
+      return 1;
+    }
     throw error;
   }
 }

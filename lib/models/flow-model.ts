@@ -41,6 +41,10 @@ export function createFlowModel(config: FlowRunConfig, device: Device): FlowMode
   return { config, transformer, text, vae, latentScale: 1 };
 }
 
+export function disposeFlowModel({ transformer, text, vae }: FlowModel): void {
+  for (const module of [transformer, text, vae]) module.dispose();
+}
+
 /** Fills a model from a diffusion checkpoint's tensors. */
 export function loadFlowState(model: FlowModel, tensors: Awaited<ReturnType<typeof readTensors>>["tensors"]): void {
   model.transformer.loadStateDict(withPrefix(tensors, FLOW_PREFIX.transformer));

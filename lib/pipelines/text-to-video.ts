@@ -2,7 +2,7 @@ import { type FlowRunConfig, vaeFactors } from "../config/index.js";
 import { eulerSample } from "../diffusion/index.js";
 import { check, LtxError } from "../errors.js";
 import { readTensors } from "../formats/checkpoint.js";
-import { createFlowModel, type FlowModel, loadFlowState } from "../models/flow-model.js";
+import { createFlowModel, disposeFlowModel, type FlowModel, loadFlowState } from "../models/flow-model.js";
 import { affine, full, normal } from "../ops/index.js";
 import { type Device, device as openDevice, noGrad, scope, type Tensor } from "../tensor/index.js";
 import { findModelFile } from "./checkpoint-path.js";
@@ -122,7 +122,7 @@ export class TextToVideo {
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
-    if (this.owned) for (const module of [this.model.transformer, this.model.text, this.model.vae]) module.dispose();
+    if (this.owned) disposeFlowModel(this.model);
   }
 
   [Symbol.dispose](): void {

@@ -1,17 +1,24 @@
 import { join } from "node:path";
 import { type FlowRunConfig, loadConfig } from "../config/index.js";
-import { batchIndices, type DataSource, loadClips, openData } from "../data/index.js";
+import { batchIndices, type DataSource, openData } from "../data/index.js";
+import { PhiloxRandom } from "../data/philox.js";
 import { flowLoss } from "../diffusion/index.js";
 import { LtxError } from "../errors.js";
-import { createFlowModel, FLOW_PREFIX, type FlowModel, LATENT_SCALE_KEY, loadFlowState } from "../models/flow-model.js";
-import { affine, normal, posteriorSample, sliceFirst } from "../ops/index.js";
-import { PhiloxRandom } from "../data/philox.js";
-import { type Device, device as openDevice, noGrad, scope, type Tensor } from "../tensor/index.js";
 import { MODEL_FILE, moduleEntries, readTensors, scalarEntry, withPrefix } from "../formats/checkpoint.js";
-import type { TrainEvent } from "./events.js";
-import { cacheFingerprint, encodeClips, LatentCache, loadLatentCache, saveLatentCache } from "./latent-cache.js";
+import {
+  createFlowModel,
+  disposeFlowModel,
+  FLOW_PREFIX,
+  type FlowModel,
+  LATENT_SCALE_KEY,
+  loadFlowState,
+} from "../models/flow-model.js";
+import { affine, normal, posteriorSample, sliceFirst } from "../ops/index.js";
 import { TextToVideo } from "../pipelines/text-to-video.js";
 import type { Video } from "../pipelines/video.js";
+import { type Device, noGrad, device as openDevice, scope, type Tensor } from "../tensor/index.js";
+import type { TrainEvent } from "./events.js";
+import { cacheFingerprint, encodeClips, type LatentCache, loadLatentCache, saveLatentCache } from "./latent-cache.js";
 import { Purpose } from "./purposes.js";
 import { type LossTerms, Trainer } from "./trainer.js";
 
@@ -64,15 +71,20 @@ export class FlowTrainer extends Trainer<FlowBatch> {
   /** @throws LtxError `config`, `unavailable`, `checkpoint` */
   static async create(options: FlowTrainerOptions): Promise<FlowTrainer> {
     const config = typeof options.config === "string" ? await loadConfig(options.config) : options.config;
-    if (config.kind !== "flow") throw new LtxError("config", `[flow] the configuration trains a ${config.kind}, not a transformer`);
+    if (config.kind !== "flow")
+      throw new LtxError("config", `[flow] the configuration trains a ${config.kind}, not a transformer`);
     const device = openDevice(options.device);
-    const model = createFlowModel(config, device);
-    if (options.vae) {
-      const { metadata, tensors } = await readTensors(options.vae, (name) => !name.startsWith("loss."));
-      model.vae.loadStateDict(metadata.kind === "flow" ? withPrefix(tensors, FLOW_PREFIX.vae) : tensors);
-    }
     const data = options.data ?? openData(config.data);
     const testData = options.testData ?? openData(config.data, "test", VALIDATION_CLIPS);
+    const vae = options.vae ? await readTensors(options.vae, (name) => !name.startsWith("loss.")) : null;
+    const model = createFlowModel(config, device);
+    try {
+      if (vae)
+        model.vae.loadStateDict(vae.metadata.kind === "flow" ? withPrefix(vae.tensors, FLOW_PREFIX.vae) : vae.tensors);
+    } catch (error) {
+      disposeFlowModel(model);
+      throw error;
+    }
     return new FlowTrainer(config, model, data, testData, options.latents ?? null, device);
   }
 
@@ -224,6 +236,6 @@ export class FlowTrainer extends Trainer<FlowBatch> {
     super.dispose();
     this.cache?.dispose();
     this.testCache?.dispose();
-    for (const module of [this.model.transformer, this.model.text, this.model.vae]) module.dispose();
+    disposeFlowModel(this.model);
   }
 }

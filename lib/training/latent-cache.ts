@@ -7,11 +7,11 @@ import { createHash } from "node:crypto";
 import { access } from "node:fs/promises";
 import { type DataSource, loadClips } from "../data/index.js";
 import { LtxError } from "../errors.js";
+import { readTensors } from "../formats/checkpoint.js";
 import { writeSafetensors } from "../formats/safetensors.js";
 import type { VideoVae } from "../models/video-vae/index.js";
 import { affine, gatherRows } from "../ops/index.js";
-import { alias, empty, keep, launch, noGrad, scope, type Shape, Tensor } from "../tensor/index.js";
-import { readTensors } from "../formats/checkpoint.js";
+import { alias, empty, keep, launch, noGrad, type Shape, scope, Tensor } from "../tensor/index.js";
 
 /** Clips that are encoded at once. */
 const ENCODE_BATCH = 16;
@@ -51,20 +51,33 @@ export async function loadLatentCache(path: string, fingerprint: string, vae: Vi
   } catch {
     return null;
   }
-  const { metadata, tensors } = await readTensors(path);
+  const file = await readTensors(path).catch((error) => {
+    // A cache can be made again: a damaged one counts as none.
+    if (error instanceof LtxError) return null;
+    throw error;
+  });
+  if (!file) return null;
+  const { metadata, tensors } = file;
   const moments = tensors.get("moments");
   if (metadata.fingerprint !== fingerprint || !moments) return null;
   return new LatentCache(keep(Tensor.from(moments.data, moments.shape, { device: vae.device, group: "data" })));
 }
 
 /** Encodes all clips; yields how many are done. Nothing is kept when the caller stops early. */
-export async function* encodeClips(vae: VideoVae, data: DataSource, signal?: AbortSignal): AsyncGenerator<number, LatentCache> {
+export async function* encodeClips(
+  vae: VideoVae,
+  data: DataSource,
+  signal?: AbortSignal,
+): AsyncGenerator<number, LatentCache> {
   let moments: Tensor | null = null;
   try {
     for (let from = 0; from < data.length; from += ENCODE_BATCH) {
       if (signal?.aborted) throw new LtxError("aborted", "[latents] stopped before all clips were encoded");
       const count = Math.min(ENCODE_BATCH, data.length - from);
-      const clips = await loadClips(data, Array.from({ length: count }, (_, i) => from + i));
+      const clips = await loadClips(
+        data,
+        Array.from({ length: count }, (_, i) => from + i),
+      );
       scope(() =>
         noGrad(() => {
           const shape: Shape = [count, data.frames, data.height, data.width, data.channels];

@@ -2,19 +2,24 @@
  * A run's folder: `run.json` (what runs here), `events.jsonl` (what happened), `checkpoints/`, pictures. One run owns it:
  * another one needs `force`, the same one `resume`.
  */
-import { appendFile, mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { access, appendFile, mkdir, readdir, readFile, rm, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import type { RunConfig } from "../config/index.js";
 import { LtxError } from "../errors.js";
-import { save } from "../formats/images.js";
 import { listCheckpoints, verifyCheckpoint } from "../formats/checkpoint.js";
+import { save } from "../formats/images.js";
 import type { TrainEvent } from "./events.js";
 
 export interface RunManifest {
   format: 1;
   version: string;
   config: RunConfig;
+  /** Of a flow run: where its VAE came from, for a run that is continued before its first checkpoint. */
+  vae?: string;
 }
+
+/** What an interrupted write left behind. */
+const LEFTOVER = /^\..*\.(tmp|partial)$/;
 
 export class RunDirectory {
   private constructor(
@@ -23,35 +28,53 @@ export class RunDirectory {
   ) {}
 
   /**
-   * Takes a new or empty folder.
-   * @throws LtxError `file_exists` when something is in it and `force` is not set
+   * @returns the names in a folder that a new run may take: none, or with `force` those of another run
+   * @throws LtxError `file_exists` when the folder is not free, `io` when it cannot be read
    */
-  static async create(path: string, config: RunConfig, options: { force?: boolean; version: string }): Promise<RunDirectory> {
+  static async checkFree(path: string, force = false): Promise<string[]> {
     const there = await readdir(path).catch((error: NodeJS.ErrnoException) => {
       if (error.code === "ENOENT") return [] as string[];
       throw new LtxError("io", `[run] cannot use ${path} as a run directory: ${error.message}`, { cause: error });
     });
-    if (there.length > 0) {
-      const isRun = there.includes("run.json");
-      if (!options.force || !isRun) {
-        throw new LtxError(
-          "file_exists",
-          isRun
-            ? `[run] ${path} holds another run: continue it with --resume ${path}, replace it with --force, or choose another --out`
-            : `[run] ${path} is not empty and holds no run (${there.slice(0, 3).join(", ")}): choose another --out`,
-        );
-      }
-      for (const name of there) await rm(join(path, name), { recursive: true, force: true });
-    }
-    await mkdir(join(path, "checkpoints"), { recursive: true }).catch((cause) => {
+    const isRun = there.includes("run.json");
+    if ((force && isRun) || there.every((name) => LEFTOVER.test(name))) return there;
+    throw new LtxError(
+      "file_exists",
+      isRun
+        ? `[run] ${path} holds another run: continue it with --resume ${path}, replace it with --force, or choose another --out`
+        : `[run] ${path} is not empty and holds no run (${there.slice(0, 3).join(", ")}): choose another --out`,
+    );
+  }
+
+  /**
+   * Takes a new or empty folder, or with `force` that of another run, which is removed.
+   * @throws LtxError `file_exists`, `io`
+   */
+  static async create(
+    path: string,
+    config: RunConfig,
+    options: { force?: boolean; version: string; vae?: string },
+  ): Promise<RunDirectory> {
+    const { force, version, vae } = options;
+    for (const name of await RunDirectory.checkFree(path, force))
+      await rm(join(path, name), { recursive: true, force: true });
+    await mkdir(path, { recursive: true }).catch((cause) => {
       throw new LtxError("io", `[run] cannot create ${path}: ${cause.message}`, { cause });
     });
-    const manifest: RunManifest = { format: 1, version: options.version, config };
+    const manifest: RunManifest = { format: 1, version, config, vae };
     await save(join(path, "run.json"), Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`));
     return new RunDirectory(path, manifest);
   }
 
-  /** @throws LtxError `checkpoint` when no run is there. */
+  /** Whether a run lives there. */
+  static async exists(path: string): Promise<boolean> {
+    return isThere(join(path, "run.json"));
+  }
+
+  /**
+   * A run to be continued; what an interrupted write left behind is removed.
+   * @throws LtxError `checkpoint` when no run is there
+   */
   static async open(path: string): Promise<RunDirectory> {
     let manifest: RunManifest;
     try {
@@ -60,9 +83,26 @@ export class RunDirectory {
       throw new LtxError("checkpoint", `[run] ${path} holds no run to continue (no readable run.json)`, { cause });
     }
     if (manifest.format !== 1 || typeof manifest.config !== "object") {
-      throw new LtxError("checkpoint", `[run] ${join(path, "run.json")} has format ${manifest.format}, this version reads 1`);
+      throw new LtxError(
+        "checkpoint",
+        `[run] ${join(path, "run.json")} has format ${manifest.format}, this version reads 1`,
+      );
     }
-    return new RunDirectory(path, manifest);
+    const directory = new RunDirectory(path, manifest);
+    await directory.tidy();
+    return directory;
+  }
+
+  private async tidy(): Promise<void> {
+    for (const folder of [this.path, this.checkpoints]) {
+      const names = await readdir(folder).catch(() => [] as string[]);
+      for (const name of names.filter((n) => LEFTOVER.test(n)))
+        await rm(join(folder, name), { recursive: true, force: true });
+    }
+    const log = this.file("events.jsonl");
+    const text = await readFile(log).catch(() => Buffer.alloc(0));
+    const whole = text.lastIndexOf("\n") + 1;
+    if (whole < text.length) await truncate(log, whole);
   }
 
   get checkpoints(): string {
@@ -71,6 +111,10 @@ export class RunDirectory {
 
   file(name: string): string {
     return join(this.path, name);
+  }
+
+  has(name: string): Promise<boolean> {
+    return isThere(this.file(name));
   }
 
   /** The newest checkpoint that is whole, or null; damaged ones are passed over with a message to `warn`. */
@@ -88,7 +132,10 @@ export class RunDirectory {
 
   async append(events: readonly TrainEvent[]): Promise<void> {
     if (events.length === 0) return;
-    await appendFile(this.file("events.jsonl"), events.map((event) => `${JSON.stringify(event)}\n`).join(""));
+    const path = this.file("events.jsonl");
+    await appendFile(path, events.map((event) => `${JSON.stringify(event)}\n`).join("")).catch((cause) => {
+      throw new LtxError("io", `[run] cannot write ${path}: ${cause.message}`, { cause });
+    });
   }
 
   /** Steps so far; where a resumed run repeated some, the later ones count. */
@@ -103,3 +150,9 @@ export class RunDirectory {
     return [...byStep.values()].sort((a, b) => a.step - b.step);
   }
 }
+
+const isThere = (path: string): Promise<boolean> =>
+  access(path).then(
+    () => true,
+    () => false,
+  );

@@ -1,5 +1,5 @@
 /** A whole run in its folder: one stage, or the quickstart's two, with pictures and resumption. */
-import { join } from "node:path";
+import { resolve } from "node:path";
 import type { FlowRunConfig, QuickstartConfig, RunConfig, VaeRunConfig } from "../config/index.js";
 import { LtxError } from "../errors.js";
 import { saveLossCurve } from "../formats/chart.js";
@@ -38,7 +38,16 @@ const PICTURE_SIDE = 128;
  */
 export async function* train(options: TrainRunOptions): AsyncGenerator<TrainEvent> {
   const { out, config, force } = options;
-  const directory = config ? await RunDirectory.create(out, config, { force, version }) : await RunDirectory.open(out);
+  let directory: RunDirectory;
+  if (config) {
+    await RunDirectory.checkFree(out, force);
+    // All that can be wrong with the options shows before the folder is made, or what it held is removed.
+    await rehearse(config, options);
+    const vae = options.vae && resolve(options.vae);
+    directory = await RunDirectory.create(out, config, { force, version, vae });
+  } else {
+    directory = await RunDirectory.open(out);
+  }
   const planned = directory.manifest.config;
   switch (planned.kind) {
     case "vae":
@@ -50,10 +59,36 @@ export async function* train(options: TrainRunOptions): AsyncGenerator<TrainEven
   }
 }
 
-async function* trainBoth(directory: RunDirectory, config: QuickstartConfig, options: TrainRunOptions): AsyncGenerator<TrainEvent> {
+/** Builds what a new run will train and lets it go again. */
+async function rehearse(config: RunConfig, { vae, device }: TrainRunOptions): Promise<void> {
+  if (config.kind !== "flow" && vae !== undefined) {
+    const what = config.kind === "vae" ? "a VAE's run trains the VAE itself" : "the configuration trains its own VAE";
+    throw new LtxError("config", `[train] --vae is for a transformer's run, ${what}: leave it out`);
+  }
+  if (config.kind !== "flow") {
+    (await VaeTrainer.create({ config: config.kind === "vae" ? config : config.vae, device })).dispose();
+  }
+  if (config.kind === "vae") return;
+  if (config.kind === "flow" && vae === undefined) throw needsVae();
+  const file = vae === undefined ? undefined : await findModelFile(vae, "vae");
+  (await FlowTrainer.create({ config: config.kind === "flow" ? config : config.flow, vae: file, device })).dispose();
+}
+
+function needsVae(): LtxError {
+  return new LtxError(
+    "config",
+    "[train] a flow run needs a trained VAE: give --vae with a VAE run's folder or checkpoint",
+  );
+}
+
+async function* trainBoth(
+  directory: RunDirectory,
+  config: QuickstartConfig,
+  options: TrainRunOptions,
+): AsyncGenerator<TrainEvent> {
   const stage = async (name: string, of: VaeRunConfig | FlowRunConfig) => {
     const path = directory.file(name);
-    return RunDirectory.open(path).catch(() => RunDirectory.create(path, of, { force: true, version }));
+    return (await RunDirectory.exists(path)) ? RunDirectory.open(path) : RunDirectory.create(path, of, { version });
   };
   const vaeFolder = await stage("vae", config.vae);
   yield* trainVae(vaeFolder, config.vae, options);
@@ -62,52 +97,87 @@ async function* trainBoth(directory: RunDirectory, config: QuickstartConfig, opt
   yield* trainFlow(flowFolder, config.flow, { ...options, vae: vaeFolder.path });
 }
 
-async function* trainVae(directory: RunDirectory, config: VaeRunConfig, options: TrainRunOptions): AsyncGenerator<TrainEvent> {
-  const trainer = await VaeTrainer.create({ config, device: options.device });
-  try {
-    const start = await directory.latest(options.warn);
-    if (start) await trainer.resume(start.path, start.step);
-    if (start && start.step >= config.training.steps) return;
-    yield* recorded(directory, trainer.run({ signal: options.signal, checkpoints: directory.checkpoints }));
-  } finally {
-    trainer.dispose();
-  }
-  if (options.signal?.aborted) return;
-  const { originals, reconstructions } = await reconstructHeldOut(directory.path, { device: options.device });
+async function* trainVae(
+  directory: RunDirectory,
+  config: VaeRunConfig,
+  options: TrainRunOptions,
+): AsyncGenerator<TrainEvent> {
+  yield* recorded(directory, vaeEvents(directory, config, options));
+}
+
+async function* vaeEvents(
+  directory: RunDirectory,
+  config: VaeRunConfig,
+  options: TrainRunOptions,
+): AsyncGenerator<TrainEvent> {
+  const { device, signal } = options;
+  const { steps } = config.training;
+  const start = await directory.latest(options.warn);
+  if (!start || start.step < steps) {
+    const trainer = await VaeTrainer.create({ config, device });
+    try {
+      if (start) await trainer.resume(start.path, start.step);
+      yield* trainer.run({ signal, checkpoints: directory.checkpoints });
+    } finally {
+      trainer.dispose();
+    }
+    yield* lossCurve(directory, "vae");
+  } else if (await directory.has("reconstructions.png")) return;
+  if (signal?.aborted) return;
+  const { originals, reconstructions } = await reconstructHeldOut(directory.path, { device });
   const { frames, height, width, channels } = originals;
   const pairs = originals.clips.flatMap((clip, i) => [clip, reconstructions.clips[i]]);
   const names = originals.prompts.flatMap((prompt) => [prompt, `${prompt} (VAE)`]);
   const video = new Video(pairs, frames, height, width, channels, names);
-  yield* pictures(directory, "vae", config.training.steps, "reconstructions", video, 4);
+  yield* pictures(directory, "vae", steps, "reconstructions", video, 4);
 }
 
-async function* trainFlow(directory: RunDirectory, config: FlowRunConfig, options: TrainRunOptions): AsyncGenerator<TrainEvent> {
+async function* trainFlow(
+  directory: RunDirectory,
+  config: FlowRunConfig,
+  options: TrainRunOptions,
+): AsyncGenerator<TrainEvent> {
+  yield* recorded(directory, flowEvents(directory, config, options));
+}
+
+async function* flowEvents(
+  directory: RunDirectory,
+  config: FlowRunConfig,
+  options: TrainRunOptions,
+): AsyncGenerator<TrainEvent> {
+  const { device, signal } = options;
+  const { steps, sample_every } = config.training;
   const start = await directory.latest(options.warn);
-  if (start && start.step >= config.training.steps) return;
-  // A diffusion checkpoint holds its VAE, so a resumed run needs no other.
-  if (!options.vae && !start) {
-    throw new LtxError("config", "[train] a flow run needs a trained VAE: give --vae with a VAE run's folder or checkpoint");
-  }
-  const vae = options.vae ? await findModelFile(options.vae, "vae") : undefined;
-  const trainer = await FlowTrainer.create({ config, vae, device: options.device, latents: directory.file("latents.safetensors") });
-  try {
-    if (start) await trainer.resume(start.path, start.step);
-    for await (const event of recorded(directory, trainer.run({ signal: options.signal, checkpoints: directory.checkpoints }))) {
-      yield event;
-      const { sample_every, steps } = config.training;
-      if (event.type === "step" && event.step % sample_every === 0 && event.step < steps) {
-        const video = await trainer.sample(promptsOf(config), options.signal);
-        yield* pictures(directory, "flow", event.step, `samples-${event.step}`, video);
+  if (!start || start.step < steps) {
+    // A diffusion checkpoint holds its VAE, so a resumed run needs no other.
+    const path = options.vae ?? (start ? undefined : directory.manifest.vae);
+    if (path === undefined && !start) throw needsVae();
+    const vae = path === undefined ? undefined : await findModelFile(path, "vae");
+    const trainer = await FlowTrainer.create({ config, vae, device, latents: directory.file("latents.safetensors") });
+    try {
+      if (start) await trainer.resume(start.path, start.step);
+      for await (const event of trainer.run({ signal, checkpoints: directory.checkpoints })) {
+        yield event;
+        if (event.type !== "step" || event.step % sample_every !== 0 || event.step >= steps || signal?.aborted)
+          continue;
+        try {
+          const video = await trainer.sample(promptsOf(config), signal);
+          yield* pictures(directory, "flow", event.step, `samples-${event.step}`, video);
+        } catch (error) {
+          // Interrupted here, the run still ends with its checkpoint.
+          if (!signal?.aborted) throw error;
+        }
       }
+    } finally {
+      trainer.dispose();
     }
-  } finally {
-    trainer.dispose();
-  }
-  if (options.signal?.aborted) return;
-  const pipeline = await TextToVideo.load(directory.path, { device: options.device });
+    yield* lossCurve(directory, "flow");
+  } else if (await directory.has("samples.png")) return;
+  if (signal?.aborted) return;
+  const pipeline = await TextToVideo.load(directory.path, { device });
   try {
-    const video = await pipeline.generate({ prompts: promptsOf(config), signal: options.signal });
-    yield* pictures(directory, "flow", config.training.steps, "samples", video);
+    const video = await pipeline.generate({ prompts: promptsOf(config), signal });
+    yield* pictures(directory, "flow", steps, "samples", video);
   } finally {
     pipeline.dispose();
   }
@@ -117,10 +187,19 @@ async function* trainFlow(directory: RunDirectory, config: FlowRunConfig, option
 export function promptsOf(config: FlowRunConfig): string[] {
   const { prompts, num_samples } = config.sampling;
   if (prompts.length > 0) return prompts;
-  return Array.from({ length: num_samples }, (_, i) => Array.from({ length: config.data.digits }, (_, k) => (i + k) % 10).join(" and "));
+  return Array.from({ length: num_samples }, (_, i) =>
+    Array.from({ length: config.data.digits }, (_, k) => (i + k) % 10).join(" and "),
+  );
 }
 
-async function* pictures(directory: RunDirectory, stage: string, step: number, name: string, video: Video, columns?: number): AsyncGenerator<TrainEvent> {
+async function* pictures(
+  directory: RunDirectory,
+  stage: string,
+  step: number,
+  name: string,
+  video: Video,
+  columns?: number,
+): AsyncGenerator<TrainEvent> {
   const scale = Math.max(1, Math.round(PICTURE_SIDE / Math.max(video.height, video.width)));
   for (const type of ["gif", "png"]) {
     const path = directory.file(`${name}.${type}`);
@@ -129,7 +208,20 @@ async function* pictures(directory: RunDirectory, stage: string, step: number, n
   }
 }
 
-/** Passes events on and keeps them in the run's folder; ends with the loss curve. */
+/** The loss over all steps so far. */
+async function* lossCurve(directory: RunDirectory, stage: string): AsyncGenerator<TrainEvent> {
+  const steps = await directory.steps();
+  if (steps.length < 2) return;
+  const path = directory.file("loss.png");
+  const points = steps.map(({ step, loss }): [number, number] => [step, loss]);
+  await saveLossCurve(path, [{ name: "loss", points }], { title: `${stage} loss` });
+  yield { type: "picture", stage, step: steps[steps.length - 1].step, what: "loss", path };
+}
+
+/** Milliseconds for which steps may wait to be written. */
+const FLUSH_AFTER = 2000;
+
+/** Passes events on and keeps them, but for progress, in the run's folder. */
 async function* recorded(directory: RunDirectory, events: AsyncGenerator<TrainEvent>): AsyncGenerator<TrainEvent> {
   let waiting: TrainEvent[] = [];
   let written = performance.now();
@@ -139,21 +231,13 @@ async function* recorded(directory: RunDirectory, events: AsyncGenerator<TrainEv
     written = performance.now();
     await directory.append(lines);
   };
-  let stage = "";
   try {
     for await (const event of events) {
-      stage = event.stage;
       if (event.type !== "prepare") waiting.push(event);
-      if (event.type !== "step" || performance.now() - written > 2000) await flush();
+      if (event.type !== "step" || performance.now() - written > FLUSH_AFTER) await flush();
       yield event;
     }
   } finally {
     await flush();
   }
-  const steps = await directory.steps();
-  if (steps.length < 2) return;
-  const path = join(directory.path, "loss.png");
-  const points = steps.map(({ step, loss }): [number, number] => [step, loss]);
-  await saveLossCurve(path, [{ name: "loss", points }], { title: `${stage} loss` });
-  yield { type: "picture", stage, step: steps[steps.length - 1].step, what: "loss", path };
 }

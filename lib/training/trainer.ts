@@ -1,12 +1,13 @@
 /** The loop that both trainers share: one update at a time, reported as typed events. */
-import { check, LtxError } from "../errors.js";
+
+import { join } from "node:path";
 import type { TrainingConfig } from "../config/index.js";
+import { check, LtxError } from "../errors.js";
+import { type CheckpointContents, entry, readTensors, saveCheckpoint, TRAINING_FILE } from "../formats/checkpoint.js";
 import { fromCheckpoint as fromLayout, type Parameter } from "../nn/index.js";
 import { affine } from "../ops/index.js";
 import { Adam, Ema, scheduleFactor } from "../optim/index.js";
 import { backward, type Device, scope, type Tensor } from "../tensor/index.js";
-import { type CheckpointContents, entry, readTensors, saveCheckpoint, TRAINING_FILE } from "../formats/checkpoint.js";
-import { join } from "node:path";
 import type { StepEvent, TrainEvent } from "./events.js";
 
 export interface RunOptions {
@@ -184,7 +185,12 @@ export abstract class Trainer<Batch> {
   /** Writes a checkpoint below `folder`; @returns its path. */
   async save(folder: string): Promise<string> {
     const { model, metadata, training = [] } = this.contents();
-    return saveCheckpoint(folder, { step: this.step, model, metadata, training: [...this.optimizerEntries(), ...training] });
+    return saveCheckpoint(folder, {
+      step: this.step,
+      model,
+      metadata,
+      training: [...this.optimizerEntries(), ...training],
+    });
   }
 
   private *optimizerEntries() {
@@ -230,4 +236,3 @@ export abstract class Trainer<Batch> {
     this.ema?.dispose();
   }
 }
-

@@ -3,14 +3,14 @@ import { loadConfig, type VaeRunConfig } from "../config/index.js";
 import { batchIndices, type DataSource } from "../data/index.js";
 import { loadClips, openData } from "../data/open.js";
 import { check, LtxError } from "../errors.js";
+import { MODEL_FILE, moduleEntries, readTensors } from "../formats/checkpoint.js";
 import { VaeLoss } from "../losses/index.js";
 import { VideoVae } from "../models/video-vae/index.js";
 import { Initializer } from "../nn/index.js";
 import { affine, mixRows, normal, pairLoss, sum, uniform } from "../ops/index.js";
-import { type Device, device as openDevice, noGrad, scope, Tensor } from "../tensor/index.js";
-import { MODEL_FILE, moduleEntries, readTensors } from "../formats/checkpoint.js";
 import { psnr } from "../pipelines/metrics.js";
 import { reconstruct } from "../pipelines/reconstruct.js";
+import { type Device, noGrad, device as openDevice, scope, Tensor } from "../tensor/index.js";
 import { Purpose } from "./purposes.js";
 import { type LossTerms, Trainer } from "./trainer.js";
 
@@ -43,27 +43,25 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     device: Device,
   ) {
     super(device, config.training, [...vae.namedParameters(), ...loss.namedParameters("loss.")]);
-    check(
-      data.frames === config.data.frames && data.height === config.data.height && data.width === config.data.width,
-      "shape_mismatch",
-      () => {
-        const { frames, height, width } = config.data;
-        return `[vae] data has clips of ${data.frames}×${data.height}×${data.width}, the configuration says ${frames}×${height}×${width}`;
-      },
-    );
   }
 
   /** @throws LtxError `config`, `unavailable`, `shape_mismatch` */
   static async create(options: VaeTrainerOptions): Promise<VaeTrainer> {
     const config = typeof options.config === "string" ? await loadConfig(options.config) : options.config;
-    if (config.kind !== "vae") throw new LtxError("config", `[vae] the configuration trains a ${config.kind}, not a VAE`);
+    if (config.kind !== "vae")
+      throw new LtxError("config", `[vae] the configuration trains a ${config.kind}, not a VAE`);
     const device = openDevice(options.device);
+    const data = options.data ?? openData(config.data);
+    const testData = options.testData ?? openData(config.data, "test", VALIDATION_CLIPS);
+    const { frames, height, width } = config.data;
+    check(data.frames === frames && data.height === height && data.width === width, "shape_mismatch", () => {
+      const found = `${data.frames}×${data.height}×${data.width}`;
+      return `[vae] data has clips of ${found}, the configuration says ${frames}×${height}×${width}`;
+    });
     const init = new Initializer(device, config.training.seed);
     const computeDtype = config.training.mixed_precision === "bf16" ? "bf16" : "f32";
     const vae = new VideoVae(config.vae, { device, seed: config.training.seed, computeDtype });
     const loss = new VaeLoss(config.loss, init, { steps: config.training.steps });
-    const data = options.data ?? openData(config.data);
-    const testData = options.testData ?? openData(config.data, "test", VALIDATION_CLIPS);
     return new VaeTrainer(config, vae, loss, data, testData, device);
   }
 
@@ -117,7 +115,10 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     let z = vae.sample(moments, vae.stochastic ? normal(latentShape, key(Purpose.posterior), { device }) : null);
     let amplitude: Tensor | null = null;
     if (vae.config.timestep_conditioning) {
-      amplitude = affine(uniform([x.shape[0]], key(Purpose.decoderAmplitude), { device }), this.noiseAmplitude(this.step));
+      amplitude = affine(
+        uniform([x.shape[0]], key(Purpose.decoderAmplitude), { device }),
+        this.noiseAmplitude(this.step),
+      );
       z = mixRows(z, normal(latentShape, key(Purpose.decoderNoise), { device }), null, amplitude);
     }
     const reconstruction = vae.decode(z, amplitude, { noise: key(Purpose.layerNoise) });
@@ -132,7 +133,10 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     this.ema?.swap();
     for (let from = 0; from < this.testData.length; from += size) {
       const count = Math.min(size, this.testData.length - from);
-      const clips = await loadClips(this.testData, Array.from({ length: count }, (_, i) => from + i));
+      const clips = await loadClips(
+        this.testData,
+        Array.from({ length: count }, (_, i) => from + i),
+      );
       const total = scope(() =>
         noGrad(() => {
           const x = this.video(clips);
