@@ -1,0 +1,97 @@
+/** One measurement: our step and, where there is a peer, its step, in turns. */
+import { availableMemory } from "./machine.js";
+import type { Setup } from "./protocol.js";
+import { Worker } from "./worker.js";
+
+export interface Measurement {
+  /** Medians over the rounds, of one step. */
+  ours_s: number;
+  peer_s: number | null;
+  /** The median of peer / ours, round by round. */
+  ratio: number | null;
+  flops: number;
+  parameters: number;
+  peak_bytes: number;
+  rss_bytes: number;
+  peer_rss_bytes: number | null;
+  /** Whether both were in memory at once; else they were started anew in each round. */
+  resident: boolean;
+  about: Record<string, string | number>;
+  peer_about: string | null;
+}
+
+export interface Commands {
+  ours: readonly string[];
+  peer: readonly string[] | null;
+}
+
+/** A round takes a second or more, that the clock and the scheduler don't count, but no more steps than these. */
+const MAX_STEPS = 20;
+/** How much more than ours the peer may take for both to be in memory. */
+const PEER_MARGIN = 1.5;
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+export async function measure(setup: Setup, commands: Commands, rounds: number): Promise<Measurement> {
+  const workers: Worker[] = [];
+  const start = async (command: readonly string[], variant?: readonly string[]) => {
+    const worker = await Worker.start(command, variant ? { ...setup, variant } : setup);
+    workers.push(worker);
+    return worker;
+  };
+  try {
+    let ours = await start(commands.ours);
+    const { first } = ours;
+    const steps = String(Math.min(MAX_STEPS, Math.max(1, Math.round(1 / first.seconds))));
+    const resident = availableMemory() > PEER_MARGIN * first.rss_bytes;
+    if (commands.peer && !resident) await ours.stop();
+    let peer = commands.peer && (await start(commands.peer));
+    const variant = peer?.first.variant;
+    if (!resident) await peer?.stop();
+
+    const times: { ours: number; peer: number | null }[] = [];
+    let last = { ours: first, peer: peer?.first };
+    for (let round = 0; round < rounds; round++) {
+      if (commands.peer && !resident) ours = await start(commands.ours);
+      const mine = await ours.ask(steps);
+      if (commands.peer && !resident) await ours.stop();
+      if (commands.peer && !resident) peer = await start(commands.peer, variant);
+      const theirs = await peer?.ask(steps);
+      if (!resident) await peer?.stop();
+      times.push({ ours: mine.seconds, peer: theirs?.seconds ?? null });
+      last = { ours: mine, peer: theirs };
+    }
+    const peers = times.flatMap(({ peer }) => (peer === null ? [] : [peer]));
+    const ratios = times.flatMap(({ ours, peer }) => (peer === null ? [] : [peer / ours]));
+    return {
+      ours_s: median(times.map(({ ours }) => ours)),
+      peer_s: peers.length ? median(peers) : null,
+      ratio: ratios.length ? median(ratios) : null,
+      flops: first.flops ?? 0,
+      parameters: first.parameters ?? 0,
+      peak_bytes: last.ours.peak_bytes ?? 0,
+      rss_bytes: last.ours.rss_bytes,
+      peer_rss_bytes: last.peer?.rss_bytes ?? null,
+      resident,
+      about: first.about ?? {},
+      peer_about:
+        peer && `PyTorch ${peer.first.about?.version}, ${peer.first.about?.threads} threads, ${variant?.join(", ")}`,
+    };
+  } finally {
+    for (const worker of workers) await worker.stop();
+  }
+}
+
+/** One step by kernel, ours only. */
+export async function profile(setup: Setup, commands: Commands) {
+  const worker = await Worker.start(commands.ours, setup);
+  try {
+    return { ...worker.first, ...(await worker.ask("profile")) };
+  } finally {
+    await worker.stop();
+  }
+}
