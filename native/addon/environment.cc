@@ -4,6 +4,7 @@
 #include <cstring>
 #include <future>
 #include <map>
+#include <memory>
 #include <utility>
 
 namespace ltx {
@@ -16,7 +17,8 @@ std::shared_ptr<Device> shared_device(const std::string& library) {
   std::lock_guard lock(mutex);
   if (auto device = devices[library].lock()) return device;
   auto device = Device::open(library);
-  if (const char* limit = std::getenv("LTX_MEMORY_LIMIT")) device->allocator().set_limit(std::strtoull(limit, nullptr, 10));
+  if (const char* limit = std::getenv("LTX_MEMORY_LIMIT"))
+    device->allocator().set_limit(std::strtoull(limit, nullptr, 10));
   devices[library] = device;
   return device;
 }
@@ -41,11 +43,10 @@ Napi::Error coded(Napi::Env env, const char* code, const std::string& message) {
 
 // A promise on its way back to JavaScript, with the bytes that were read.
 struct Environment::Settlement {
-  Napi::Promise::Deferred deferred;
+  napi_deferred deferred = nullptr;
   void* data = nullptr;
   size_t bytes = 0;
   std::string error;
-  explicit Settlement(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
   ~Settlement() { std::free(data); }
 };
 
@@ -57,7 +58,8 @@ Environment::Environment(Napi::Env env) : env_(env), tensors_(1) {
   }
   napi_unref_threadsafe_function(env, settle_function_);  // only pending reads keep the process alive
   // Registered after the function, so it runs before the function is torn down.
-  napi_add_env_cleanup_hook(env, [](void* self) { static_cast<Environment*>(self)->close(); }, this);
+  napi_add_env_cleanup_hook(
+      env, [](void* self) { static_cast<Environment*>(self)->close(); }, this);
 }
 
 Environment::~Environment() { close(); }
@@ -151,7 +153,8 @@ void Environment::upload(int32_t id, const void* data, size_t bytes) {
   target.storage->touch();
   Task task;
   task.client = client_;
-  task.action = [copy, bytes, destination = target.view().data, backend = target.storage->device()->backend()](bool skip) {
+  task.action = [copy, bytes, destination = target.view().data,
+                 backend = target.storage->device()->backend()](bool skip) {
     if (!skip) backend->copy_in(destination, copy.get(), bytes);
   };
   target.storage->device()->enqueue(std::move(task));
@@ -173,8 +176,9 @@ void Environment::run(int op, const int32_t* operands, int tensor_count, const d
     const bool fixed = i < expected.required_or_optional;
     if (operands[i] == 0) {
       if (!fixed || !expected.optional[i]) {
-        throw coded(env_, "native", "[" + std::string(op_name(op)) + "] operand " +
-                                        expected.operand_names[fixed ? i : expected.required_or_optional] + " is missing");
+        throw coded(env_, "native",
+                    "[" + std::string(op_name(op)) + "] operand " +
+                        expected.operand_names[fixed ? i : expected.required_or_optional] + " is missing");
       }
       task.tensors[i].dims = -1;
       continue;
@@ -193,8 +197,11 @@ void Environment::run(int op, const int32_t* operands, int tensor_count, const d
 }
 
 Napi::Promise Environment::await(const std::shared_ptr<Device>& device, TensorRecord* source) {
-  auto* settlement = new Settlement(env_);
-  Napi::Promise promise = settlement->deferred.Promise();
+  napi_deferred deferred;
+  napi_value promise;
+  if (napi_create_promise(env_, &deferred, &promise) != napi_ok) throw Napi::Error::New(env_);
+  auto* settlement = new Settlement;
+  settlement->deferred = deferred;
   const size_t bytes = source ? source->bytes() : 0;
   const void* from = source ? source->view().data : nullptr;
   if (pending_reads_++ == 0) napi_ref_threadsafe_function(env_, settle_function_);
@@ -220,29 +227,34 @@ Napi::Promise Environment::await(const std::shared_ptr<Device>& device, TensorRe
     if (napi_call_threadsafe_function(function, settlement, napi_tsfn_nonblocking) != napi_ok) delete settlement;
   };
   device->enqueue(std::move(task));
-  return promise;
+  return Napi::Promise(env_, promise);
 }
 
-void Environment::settle(napi_env raw, napi_value, void* context, void* data) {
-  auto* settlement = static_cast<Settlement*>(data);
-  if (!raw) {
-    delete settlement;
+// Plain calls, whose failure is passed over: a worker thread that is being terminated refuses them, and nobody is left
+// there to hear of it. The C++ wrappers would throw, through frames that are not ours.
+void Environment::settle(napi_env env, napi_value, void* context, void* data) {
+  const std::unique_ptr<Settlement> settlement(static_cast<Settlement*>(data));
+  if (!env) return;
+  auto* self = static_cast<Environment*>(context);
+  if (--self->pending_reads_ == 0) napi_unref_threadsafe_function(env, self->settle_function_);
+  napi_value result;
+  if (!settlement->error.empty()) {
+    napi_value code;
+    napi_value message;
+    if (napi_create_string_utf8(env, "native", NAPI_AUTO_LENGTH, &code) == napi_ok &&
+        napi_create_string_utf8(env, settlement->error.data(), settlement->error.size(), &message) == napi_ok &&
+        napi_create_error(env, code, message, &result) == napi_ok) {
+      napi_reject_deferred(env, settlement->deferred, result);
+    }
     return;
   }
-  Napi::Env env(raw);
-  Napi::HandleScope scope(env);
-  auto* self = static_cast<Environment*>(context);
-  if (--self->pending_reads_ == 0) napi_unref_threadsafe_function(raw, self->settle_function_);
-  if (!settlement->error.empty()) {
-    settlement->deferred.Reject(coded(env, "native", settlement->error).Value());
-  } else if (settlement->bytes) {
-    void* bytes = std::exchange(settlement->data, nullptr);
-    settlement->deferred.Resolve(
-        Napi::ArrayBuffer::New(env, bytes, settlement->bytes, [](Napi::Env, void* memory) { std::free(memory); }));
-  } else {
-    settlement->deferred.Resolve(Napi::ArrayBuffer::New(env, 0));
-  }
-  delete settlement;
+  const auto release = [](napi_env, void* memory, void*) { std::free(memory); };
+  const napi_status made = settlement->bytes ? napi_create_external_arraybuffer(
+                                                   env, settlement->data, settlement->bytes, release, nullptr, &result)
+                                             : napi_create_arraybuffer(env, 0, nullptr, &result);
+  if (made != napi_ok) return;
+  settlement->data = nullptr;  // the array's now
+  napi_resolve_deferred(env, settlement->deferred, result);
 }
 
 Napi::Promise Environment::read(int32_t id) {
