@@ -5,7 +5,7 @@ import { readTensors, withPrefix } from "../formats/checkpoint.js";
 import { FLOW_PREFIX } from "../models/flow-model.js";
 import { VideoVae } from "../models/video-vae/index.js";
 import { affine } from "../ops/index.js";
-import { device as openDevice, noGrad, scope, Tensor } from "../tensor/index.js";
+import { noGrad, device as openDevice, scope, Tensor } from "../tensor/index.js";
 import { findModelFile } from "./checkpoint-path.js";
 import { psnr } from "./metrics.js";
 import { Video } from "./video.js";
@@ -38,7 +38,8 @@ export interface Reconstruction {
 export async function reconstructHeldOut(path: string, options: ReconstructionOptions = {}): Promise<Reconstruction> {
   const file = await findModelFile(path, "vae");
   const { metadata, tensors } = await readTensors(file, (name) => !name.startsWith("loss."));
-  if (metadata.config === undefined) throw new LtxError("checkpoint", `[reconstruct] ${file} is not a checkpoint of this package`);
+  if (metadata.config === undefined)
+    throw new LtxError("checkpoint", `[reconstruct] ${file} is not a checkpoint of this package`);
   const config: VaeRunConfig | FlowRunConfig = JSON.parse(metadata.config);
   const vaeConfig = config.kind === "vae" ? config.vae : config.latent_encoder;
   if (!vaeConfig) throw new LtxError("checkpoint", `[reconstruct] ${file} holds no VAE`);
@@ -49,18 +50,23 @@ export async function reconstructHeldOut(path: string, options: ReconstructionOp
     vae.loadStateDict(config.kind === "vae" ? tensors : withPrefix(tensors, FLOW_PREFIX.vae));
     const count = options.clips ?? 8;
     const data = openData({ ...config.data, seed: options.seed ?? config.data.seed }, "test", count);
-    const clips = await loadClips(data, Array.from({ length: count }, (_, i) => i));
-    const shape = [count, data.frames, data.height, data.width, data.channels];
-    const decoded = scope(() =>
-      noGrad(() => reconstruct(vae, affine(Tensor.from(clips, shape, { device }), 1 / 255))),
+    const clips = await loadClips(
+      data,
+      Array.from({ length: count }, (_, i) => i),
     );
+    const shape = [count, data.frames, data.height, data.width, data.channels];
+    const decoded = scope(() => noGrad(() => reconstruct(vae, affine(Tensor.from(clips, shape, { device }), 1 / 255))));
     const values = (await decoded.read()) as Float32Array;
     decoded.dispose();
     const prompts = await Promise.all(Array.from({ length: count }, async (_, i) => (await data.clip(i)).prompt ?? ""));
     let error = 0;
     for (let i = 0; i < values.length; i++) error += (values[i] - clips[i] / 255) ** 2;
     return {
-      originals: Video.fromFloats(Float32Array.from(clips, (v) => v / 255), shape, prompts),
+      originals: Video.fromFloats(
+        Float32Array.from(clips, (v) => v / 255),
+        shape,
+        prompts,
+      ),
       reconstructions: Video.fromFloats(values, shape, prompts),
       psnr: psnr(error, values.length),
     };

@@ -4,7 +4,7 @@ import { check, LtxError } from "../errors.js";
 import { readTensors } from "../formats/checkpoint.js";
 import { createFlowModel, disposeFlowModel, type FlowModel, loadFlowState } from "../models/flow-model.js";
 import { affine, full, normal } from "../ops/index.js";
-import { type Device, device as openDevice, noGrad, scope, type Tensor } from "../tensor/index.js";
+import { type Device, noGrad, device as openDevice, scope, type Tensor } from "../tensor/index.js";
 import { findModelFile } from "./checkpoint-path.js";
 import { Video } from "./video.js";
 
@@ -70,19 +70,42 @@ export class TextToVideo {
   async generate(options: GenerateOptions): Promise<Video> {
     const { config, model, device } = this;
     const { sampling } = config;
-    const { prompts, steps = sampling.steps, guidance = sampling.guidance, seed = sampling.seed, signal, onStep } = options;
+    const {
+      prompts,
+      steps = sampling.steps,
+      guidance = sampling.guidance,
+      seed = sampling.seed,
+      signal,
+      onStep,
+    } = options;
     check(!this.disposed, "disposed", () => "[text-to-video] the pipeline was disposed");
-    check(prompts.length > 0 && prompts.every((p) => typeof p === "string"), "invalid_argument", () => {
-      return `[text-to-video] prompts must be a non-empty list of strings, got ${JSON.stringify(prompts)}`;
-    });
-    check(Number.isInteger(steps) && steps >= 1, "invalid_argument", () => `[text-to-video] steps must be a positive whole number, got ${steps}`);
-    check(Number.isFinite(guidance) && guidance >= 0, "invalid_argument", () => `[text-to-video] guidance must be a number from 0, got ${guidance}`);
+    check(
+      Array.isArray(prompts) && prompts.length > 0 && prompts.every((p) => typeof p === "string"),
+      "invalid_argument",
+      () => {
+        return `[text-to-video] prompts must be a non-empty list of strings, got ${JSON.stringify(prompts)}`;
+      },
+    );
+    check(
+      Number.isInteger(steps) && steps >= 1,
+      "invalid_argument",
+      () => `[text-to-video] steps must be a positive whole number, got ${steps}`,
+    );
+    check(
+      Number.isFinite(guidance) && guidance >= 0,
+      "invalid_argument",
+      () => `[text-to-video] guidance must be a number from 0, got ${guidance}`,
+    );
     const { transformer, text, vae } = model;
     const [f, h, w] = vaeFactors(vae.config).latentShape(sampling.frames, sampling.height, sampling.width);
     const shape = [prompts.length, f, h, w, config.transformer.input_channels];
-    const start = normal(shape, { seed, step: 0, purpose: SAMPLE_NOISE }, { device });
-    // With guidance both branches go through the network as one batch: conditional first.
-    const context = scope(() => noGrad(() => text.encode(guidance === 1 ? prompts : [...prompts, ...prompts.map(() => "")])));
+    const { start, context } = scope(() =>
+      noGrad(() => ({
+        start: normal(shape, { seed, step: 0, purpose: SAMPLE_NOISE }, { device }),
+        // With guidance both branches go through the network as one batch: conditional first.
+        context: text.encode(guidance === 1 ? prompts : [...prompts, ...prompts.map(() => "")]),
+      })),
+    );
     try {
       const result = await eulerSample({
         velocity: (x, t) => transformer.forward(x, t, context.embeddings, context.mask),
@@ -96,7 +119,9 @@ export class TextToVideo {
       const decoded = scope(() =>
         noGrad(() => {
           const latents = affine(result.latents, 1 / model.latentScale);
-          return vae.decode(latents, this.decodeTimes(prompts.length, result.noise), { noise: { seed, step: 0, purpose: LAYER_NOISE } });
+          return vae.decode(latents, this.decodeTimes(prompts.length, result.noise), {
+            noise: { seed, step: 0, purpose: LAYER_NOISE },
+          });
         }),
       );
       result.latents.dispose();
