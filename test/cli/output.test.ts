@@ -208,7 +208,7 @@ describe("reconstruct", () => {
     expect(last.type).toBe("metrics");
     const validated = events.filter((event) => event.type === "validate" && event.stage === "vae");
     // Validation takes the same 32 clips in batches of two.
-    expect(last.psnr).toBeCloseTo((validated[1] as { metrics: { psnr: number } }).metrics.psnr, 3);
+    expect(last.psnr).toBeCloseTo((validated[1] as Extract<TrainEvent, { type: "validate" }>).metrics.psnr, 3);
   });
 
   it("shows a flow run's VAE too, for people", async () => {

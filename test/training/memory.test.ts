@@ -1,0 +1,118 @@
+/** Live bytes on the device: the same at any step, and nothing once all is disposed of. */
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { device } from "../../lib/tensor/index.js";
+import { FlowTrainer, type TrainEvent, VaeTrainer } from "../../lib/training/index.js";
+import { collect, testFolder, tinyFlow, tinyVae } from "../support/tiny.js";
+import { trainTinyVae } from "../support/tiny-models.js";
+
+const folder = testFolder();
+const live = async () => {
+  await device().synchronize();
+  return device().memory().live;
+};
+
+let before: number;
+beforeEach(async () => {
+  before = await live();
+});
+afterEach(async () => {
+  expect(await live()).toBe(before);
+});
+
+/** Live bytes after each of these steps. */
+async function liveAt(trainer: VaeTrainer | FlowTrainer, at: readonly number[]): Promise<number[]> {
+  const found: number[] = [];
+  for (const steps of at) {
+    await collect(trainer.run({ steps }));
+    found.push(await live());
+  }
+  return found;
+}
+
+// Held-out scores are drawn at step 8 and then every 8: validation is part of what must leave nothing.
+const long = (file: { vae: { training: object }; flow: { training: object } }) => {
+  Object.assign(file.vae.training, { steps: 100 });
+  Object.assign(file.flow.training, { steps: 100 });
+};
+
+describe("live bytes", () => {
+  it("stay the same from step 10 to 60 of a VAE", async () => {
+    const trainer = await VaeTrainer.create({ config: tinyVae(long) });
+    const [early, later] = await liveAt(trainer, [10, 60]);
+    expect(early).toBeGreaterThan(before);
+    expect(later).toBe(early);
+    trainer.dispose();
+  });
+
+  it("stay the same from step 10 to 60 of a transformer", async () => {
+    const trainer = await FlowTrainer.create({ config: tinyFlow(long), vae: await trainTinyVae(folder) });
+    const [early, later] = await liveAt(trainer, [10, 60]);
+    expect(later).toBe(early);
+    trainer.dispose();
+  });
+
+  it("with accumulated gradients too", async () => {
+    const trainer = await VaeTrainer.create({
+      config: tinyVae((file) => {
+        file.vae.training.gradient_accumulation_steps = 3;
+        file.vae.training.ema_decay = 0.9;
+      }),
+    });
+    const [early, later] = await liveAt(trainer, [4, 9]);
+    expect(later).toBe(early);
+    trainer.dispose();
+  });
+});
+
+describe("nothing stays behind", () => {
+  it("when a run is left in the middle of a step", async () => {
+    const trainer = await VaeTrainer.create({ config: tinyVae() });
+    for await (const event of trainer.run()) if (event.type === "step" && event.step === 3) break;
+    trainer.dispose();
+  });
+
+  it("when the signal stops the encoding of the latents", async () => {
+    const trainer = await FlowTrainer.create({ config: tinyFlow(), vae: await trainTinyVae(folder) });
+    const stop = new AbortController();
+    const seen: TrainEvent[] = [];
+    const run = async () => {
+      for await (const event of trainer.run({ signal: stop.signal })) {
+        seen.push(event);
+        if (event.type === "prepare") stop.abort();
+      }
+    };
+    await expect(run()).rejects.toMatchObject({ code: "aborted" });
+    expect(seen.map(({ type }) => type)).toEqual(["start", "prepare"]);
+    trainer.dispose();
+  });
+
+  it("when a trainer cannot be made", async () => {
+    const vae = await trainTinyVae(folder);
+    const wide = tinyFlow((file) => {
+      file.vae.vae_config.params.base_channels = 16;
+    });
+    await expect(FlowTrainer.create({ config: wide, vae })).rejects.toMatchObject({ code: "checkpoint" });
+    const unsupported = tinyVae((file) => {
+      file.vae.vae_config.params.loss_config.params.perceptual_weight = 1;
+    });
+    await expect(
+      VaeTrainer.create({ config: unsupported }).then((trainer) => trainer.dispose()),
+    ).resolves.toBeUndefined();
+  });
+
+  it("when the loss is not a number; the parameters stay finite", async () => {
+    const config = tinyVae();
+    const trainer = await VaeTrainer.create({ config });
+    await collect(trainer.run({ steps: 2 }));
+    const weights = trainer.vae.parameters();
+    const kept = (await weights[0].read()) as Float32Array;
+    weights[weights.length - 1].write(new Float32Array(weights[weights.length - 1].size).fill(Number.NaN));
+    await expect(collect(trainer.run({ steps: 5 }))).rejects.toMatchObject({
+      code: "non_finite",
+      message: expect.stringContaining("[vae] step 3: the loss is NaN"),
+    });
+    // Adam leaves out an update whose gradient is not finite.
+    expect(await weights[0].read()).toEqual(kept);
+    trainer.dispose();
+  });
+});
