@@ -121,7 +121,13 @@ export class VaeTrainer extends Trainer<Uint8Array> {
       );
       z = mixRows(z, normal(latentShape, key(Purpose.decoderNoise), { device }), null, amplitude);
     }
-    const reconstruction = vae.decode(z, amplitude, { noise: key(Purpose.layerNoise) });
+    const noise = key(Purpose.layerNoise);
+    // The reference cuts the decoder's output to [0, 1] in training too, where no gradient passes: a decoder that
+    // overshoots everywhere (all black, early on) never comes back.
+    const reconstruction =
+      this.config.compat === "reference"
+        ? vae.decode(z, amplitude, { noise })
+        : affine(vae.decodeUnclamped(z, amplitude, { noise }), 0.5, 0.5);
     return this.loss.forward(x, reconstruction, vae.stochastic ? moments : null, this.step);
   }
 

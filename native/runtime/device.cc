@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <stdexcept>
 #include <utility>
 
@@ -32,6 +33,10 @@ std::string Client::take_error() {
 }
 
 std::shared_ptr<Device> Device::open(const std::string& library) {
+  // OpenMP's own default spins for milliseconds at the end of every parallel region. When anything else wants a core
+  // (another process, Node itself) each region then waits for a whole time slice; about 50 microseconds are enough to
+  // bridge the gap between two kernels. Read by libgomp when it is loaded, which is here.
+  if (!std::getenv("OMP_WAIT_POLICY")) setenv("GOMP_SPINCOUNT", "2000", 0);
   void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!handle) throw std::runtime_error(dlerror());
   const auto entry = reinterpret_cast<LtxBackendEntry>(dlsym(handle, "ltx_backend"));
