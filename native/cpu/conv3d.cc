@@ -69,8 +69,29 @@ bool needs_columns(const Shape& s) {
   return !t.taps && (s.stride_t != 1 || s.out_frames != 1);
 }
 
-// Its strided bf16 sums (AMX) are wrong for some narrow shapes without padding as well, most of all weight gradients.
-bool strided_bf16(const Shape& s) { return s.type == Type::bf16 && s.stride_t * s.stride_h * s.stride_w != 1; }
+// Few positions under many channels: a convolution then mostly moves (and packs) weights, which the plain product reads
+// as they lie. The product's patches must stay small.
+bool few_positions(const Shape& s, int64_t factor) {
+  const int64_t rows = s.batch * s.out_frames * s.out_height * s.out_width;
+  return s.in * s.out >= 4096 && rows <= factor * s.out &&
+         rows * s.taps * s.kernel_h * s.kernel_w * s.in <= int64_t{1} << 25;
+}
+
+bool strided(const Shape& s) { return s.stride_t * s.stride_h * s.stride_w != 1; }
+
+// oneDNN's strided bf16 sums (AMX) are wrong for some outputs of fewer than eight columns and for some odd channel
+// counts.
+bool uses_columns(const Shape& s) {
+  return needs_columns(s) || few_positions(s, 2) ||
+         (s.type == Type::bf16 && strided(s) && (s.out_width < 8 || s.in % 16 || s.out % 16));
+}
+
+// Its strided weight gradients are wrong, or written out of bounds, for some narrow shapes without padding as well.
+// Patches are small then: a pixel is gathered taps / strides times. Its bf16 weight gradients are slower than the
+// product for long.
+bool weight_gradient_uses_columns(const Shape& s) {
+  return needs_columns(s) || few_positions(s, s.type == Type::bf16 ? 12 : 2) || strided(s);
+}
 
 // One end of the video: the input frame that is repeated, and the output frames [first, first + count) that see it so.
 struct End {
@@ -280,7 +301,7 @@ void conv3d(const Call& call) {
     static const LtxTensor absent = {nullptr, {}, -1, LTX_F32, 0, nullptr};
     return matmul_forward(x, w, bias, residual, y, Operand{&absent}, kUnaryNone);
   }
-  if (needs_columns(s) || (strided_bf16(s) && s.out_width < 8)) return column_conv3d(s, x, w, bias, residual, y);
+  if (uses_columns(s)) return column_conv3d(s, x, w, bias, residual, y);
   Primitive& main = forward_primitive(s, s.type, static_cast<bool>(bias));
   main.run({{DNNL_ARG_SRC, x.data<void>()},
             {DNNL_ARG_WEIGHTS, whole_weight(w, s, main.layout(DNNL_ARG_WEIGHTS))},
@@ -304,7 +325,7 @@ void conv3d_backward_input(const Call& call) {
   if (ran_in_f32(call, dy, 2, conv3d_backward_input)) return;
   const Shape s = shape_of(call, dx, dy, *w.tensor);
   if (s.is_matmul()) return matmul_backward_input(dy, w, dx);
-  if (needs_columns(s) || (strided_bf16(s) && s.out_width < 8)) return column_conv3d_backward_input(s, dy, w, dx);
+  if (uses_columns(s)) return column_conv3d_backward_input(s, dy, w, dx);
   Primitive& main = backward_input_primitive(s, s.type);
   main.run({{DNNL_ARG_DIFF_DST, dy.data<void>()},
             {DNNL_ARG_WEIGHTS, whole_weight(w, s, main.layout(DNNL_ARG_WEIGHTS))},
@@ -329,7 +350,7 @@ void conv3d_backward_weight(const Call& call) {
   if (ran_in_f32(call, x, 2, conv3d_backward_weight)) return;
   const Shape s = shape_of(call, x, dy, *dw.tensor);
   if (s.is_matmul()) return matmul_backward_weight(x, dy, dw, dbias);
-  if (needs_columns(s) || strided_bf16(s)) return column_conv3d_backward_weight(s, x, dy, dw, dbias);
+  if (weight_gradient_uses_columns(s)) return column_conv3d_backward_weight(s, x, dy, dw, dbias);
   run_backward_weight(s, x.data<void>(), dy.data<void>(), dw.data<float>(), dbias.tensor->data);
   for (const End& end : repeated_ends(s)) {
     const Shape flat = stacked(s, end);

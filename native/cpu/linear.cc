@@ -54,6 +54,9 @@ void activate(const void* pre, void* y, int64_t rows, int64_t columns, Type type
   }).run({{DNNL_ARG_SRC, pre}, {DNNL_ARG_DST, y}});
 }
 
+// oneDNN 2.6's bf16 products (AMX) crash or give wrong sums where 63 numbers are summed, and only there.
+bool broken_in_bf16(Operand x, int64_t terms) { return x.dtype() == LTX_BF16 && terms == 63; }
+
 // The weight of a product as oneDNN's (in, out) matrix. f32 is read where it lies, which is as fast as a packed copy;
 // bf16 needs a copy anyway and takes the layout that the primitive likes best.
 memory::desc plain_weight(Operand w, bool transpose) {
@@ -90,6 +93,14 @@ void write_zeros(Operand out) {
 
 void matmul_forward(Operand x, Operand w, Operand bias, Operand residual, Operand y, Operand pre, Unary act) {
   if (!y.size()) return;
+  if (broken_in_bf16(x, x.columns())) {
+    const LtxTensor operands[] = {*x.tensor, *w.tensor, *bias.tensor, *residual.tensor, *y.tensor, *pre.tensor};
+    const double scalars[] = {static_cast<double>(act)};
+    const LtxCall raw = {operands, scalars, 6, 1, nullptr, 0};
+    return run_in_f32(Call{&raw}, 4, [](const Call& c) {
+      matmul_forward(c[0], c[1], c[2], c[3], c[4], c[5], static_cast<Unary>(c.integer(0)));
+    });
+  }
   const int64_t rows = y.size() / y.columns(), in = x.columns(), out = y.columns();
   const Type type = onednn_type(x.dtype());
   const Unary fused = pre ? kUnaryNone : act;
@@ -119,6 +130,12 @@ void matmul_forward(Operand x, Operand w, Operand bias, Operand residual, Operan
 
 void matmul_backward_input(Operand dy, Operand w, Operand dx, bool accumulate) {
   if (!dx.size() || !dy.size()) return accumulate ? void() : write_zeros(dx);
+  if (broken_in_bf16(dy, dy.columns())) {
+    const LtxTensor operands[] = {*dy.tensor, *w.tensor, *dx.tensor};
+    const double scalars[] = {static_cast<double>(accumulate)};
+    const LtxCall raw = {operands, scalars, 3, 1, nullptr, 0};
+    return run_in_f32(Call{&raw}, 2, [](const Call& c) { matmul_backward_input(c[0], c[1], c[2], c.integer(0) != 0); });
+  }
   const int64_t rows = dx.size() / dx.columns(), in = dx.columns(), out = dy.columns();
   const Type type = onednn_type(dy.dtype()), target = onednn_type(dx.dtype());
   const memory::desc plain = plain_weight(w, false);
@@ -141,6 +158,11 @@ void matmul_backward_weight(Operand x, Operand dy, Operand dw, Operand dbias) {
   if (!x.size() || !dy.size()) {
     write_zeros(dw);
     return write_zeros(dbias);
+  }
+  if (broken_in_bf16(x, x.rows())) {
+    const LtxTensor operands[] = {*x.tensor, *dy.tensor, *dw.tensor, *dbias.tensor};
+    const LtxCall raw = {operands, nullptr, 4, 0, nullptr, 0};
+    return run_in_f32(Call{&raw}, 2, [](const Call& c) { matmul_backward_weight(c[0], c[1], c[2], c[3]); });
   }
   const int64_t rows = x.size() / x.columns(), in = x.columns(), out = dy.columns();
   const Type type = onednn_type(x.dtype());
