@@ -53,6 +53,12 @@ const symmetric = { padTime: [1, 1] as [number, number], padSpace: [1, 1] as [nu
 const zeros = { ...symmetric, replicate: false };
 
 describe("conv3d", () => {
+  it("many channels and few positions, with residual", async () => {
+    for (const padding of [causal, symmetric]) {
+      await verify({ x: [2, 3, 2, 2, 64], outputs: 66, kernel: [3, 3, 3], residual: true, ...padding });
+    }
+  });
+
   for (const [name, padding] of Object.entries({ causal, symmetric, zeros, unpadded: {} })) {
     it(`${name}, kernel 3, with and without bias and residual`, async () => {
       for (const bias of [false, true]) {
