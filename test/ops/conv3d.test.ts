@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import * as ops from "../../lib/ops/index.js";
+import { backward, Tensor } from "../../lib/tensor/index.js";
 import { draw } from "../support/arrays.js";
 import { checkOp, expectError, input, parameter, some } from "../support/gradcheck.js";
 import * as reference from "../support/reference.js";
@@ -53,9 +54,34 @@ const symmetric = { padTime: [1, 1] as [number, number], padSpace: [1, 1] as [nu
 const zeros = { ...symmetric, replicate: false };
 
 describe("conv3d", () => {
-  it("many channels and few positions, with residual", async () => {
+  it("gives a wide clip alone, a product of columns, what it gives that clip among copies, a convolution", async () => {
+    const copies = 70;
+    const clip = draw([1, 3, 2, 2, 64], 1);
+    const weight = draw([64, 3, 3, 3, 64], 2, -0.05, 0.05);
+    const results = async (count: number, padding: typeof causal, dtype: "f32" | "bf16") => {
+      const values = Float32Array.from({ length: clip.data.length * count }, (_, i) => clip.data[i % clip.data.length]);
+      const x = ops.cast(Tensor.from(values, [count, 3, 2, 2, 64]), dtype);
+      const w = Tensor.from(Float32Array.from(weight.data), weight.shape);
+      x.requiresGrad = w.requiresGrad = true;
+      const y = ops.conv3d(x, w, null, padding);
+      backward(y, y);
+      const [output, dx, dw] = await Promise.all([y.read(), x.grad!.read(), w.grad!.read()]);
+      return [output.slice(0, y.size / count), dx.slice(0, clip.data.length), dw.map((v) => v / count)];
+    };
     for (const padding of [causal, symmetric]) {
-      await verify({ x: [2, 3, 2, 2, 64], outputs: 66, kernel: [3, 3, 3], residual: true, ...padding });
+      for (const dtype of ["f32", "bf16"] as const) {
+        const alone = await results(1, padding, dtype);
+        const among = await results(copies, padding, dtype);
+        for (const [i, found] of alone.entries()) {
+          let error = 0;
+          let norm = 0;
+          for (let j = 0; j < found.length; j++) {
+            error += (found[j] - among[i][j]) ** 2;
+            norm += among[i][j] ** 2;
+          }
+          expect(Math.sqrt(error / norm)).toBeLessThan(dtype === "f32" ? 1e-5 : 5e-3);
+        }
+      }
     }
   });
 
