@@ -117,15 +117,26 @@ export class RunDirectory {
     return isThere(this.file(name));
   }
 
-  /** The newest checkpoint that is whole, or null; damaged ones are passed over with a message to `warn`. */
+  /**
+   * The newest checkpoint that is whole, or null when none was written yet; damaged ones are passed over with a message
+   * to `warn`.
+   * @throws LtxError `checkpoint` when all are damaged: a run never silently starts anew
+   */
   async latest(warn: (message: string) => void = () => {}): Promise<{ path: string; step: number } | null> {
-    for (const candidate of (await listCheckpoints(this.checkpoints)).reverse()) {
+    const all = await listCheckpoints(this.checkpoints);
+    for (const candidate of all.reverse()) {
       try {
         await verifyCheckpoint(candidate.path);
         return candidate;
       } catch (error) {
         warn((error as Error).message);
       }
+    }
+    if (all.length > 0) {
+      throw new LtxError(
+        "checkpoint",
+        `[run] every checkpoint in ${this.checkpoints} is damaged: restore one of them, or start anew with --force`,
+      );
     }
     return null;
   }
