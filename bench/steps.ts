@@ -36,7 +36,8 @@ function vaeTask({ batch, dtype, config }: VaeSetup, device: Device): Task {
       amplitude = affine(uniform([batch], key(1), { device }), 0.2);
       z = mixRows(z, normal(latents, key(2), { device }), null, amplitude);
     }
-    return vaeLoss.forward(video, vae.decode(z, amplitude, { noise: key(3) }), moments, 0).loss;
+    const decoded = affine(vae.decodeUnclamped(z, amplitude, { noise: key(3) }), 0.5, 0.5);
+    return vaeLoss.forward(video, decoded, moments, 0).loss;
   };
   return { parameters: vae.parameters(), adam: { lr: 4.5e-6, betas: [0.5, 0.9] }, loss };
 }

@@ -1,8 +1,8 @@
 """Checks that the peers compute what ltx-native computes: python3 bench/peers/check.py FILE.safetensors...
 
-Files are golden fixtures of the kinds x-vae-encode, x-vae-decode, x-vae-full-hash, x-transformer[-full-hash] whose options the
-peers know, or what `npm run bench -- --export DIR` writes. Prints the relative L2 error of each output, and the worst one
-among the gradients; exits with 1 when one is too large.
+Files are golden fixtures of the kinds x-vae-encode, x-vae-decode, x-vae-full-hash, x-transformer[-full-hash], and x-vae-loss
+before its adversarial start, whose options the peers know. Prints the relative L2 error of each output, and the worst one among
+the gradients; exits with 1 when one is too large.
 """
 
 import json
@@ -100,17 +100,19 @@ def run(kind, config, metadata, tensors):
         load(model, metadata, tensors, "decoder.")
         y = model(given("z"), tensors.get("input/timestep"))
         return model, {"y": y}, (y * given("cotangent")).sum()
-    if kind in ("x-vae-full-hash", "vae"):
+    if kind == "x-vae-full-hash":
         model = VideoVae(config)
         load(model, metadata, tensors)
         moments = model.encode_moments(given("x"))
         drawn = sample(moments, given("posterior_noise"))
         noised = drawn + given("timestep").view(-1, 1, 1, 1, 1) * given("epsilon")
-        outputs = {"moments": moments, "sample": drawn, "decoded": model.decoder(noised, given("timestep"))}
-        if "output/loss" not in tensors:
-            return model, outputs, None
-        loss = vae_loss(given("x"), model.decode(noised, given("timestep")), moments, config["loss"])
-        return model, outputs | {"loss": loss}, loss
+        return model, {"moments": moments, "sample": drawn, "decoded": model.decoder(noised, given("timestep"))}, None
+    if kind == "x-vae-loss":
+        options = {"use_nll": True, "wavelet_loss_weight": 0} | config["loss_config"]
+        if config["global_step"] >= options["adversarial_start"] or options["perceptual_weight"]:
+            raise ValueError("this peer knows neither the adversarial nor the perceptual term")
+        found = vae_loss(given("inputs"), tensors["output/reconstructions"], given("moments"), options)
+        return None, {"loss_documented": found}, None
     if kind in ("x-transformer", "x-transformer-full-hash"):
         model = LtxVideoTransformer(config)
         load(model, metadata, tensors)

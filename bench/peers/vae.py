@@ -218,8 +218,8 @@ class VideoVae(nn.Module):
         return self.encoder(video * 2 - 1).float()
 
     def decode(self, z, timestep):
-        """Latents to a video in [0, 1]."""
-        return self.decoder(z, timestep).float().clamp(-1, 1) * 0.5 + 0.5
+        """Latents to a video around [0, 1], not cut, as in training."""
+        return self.decoder(z, timestep).float() * 0.5 + 0.5
 
 
 def haar_loss(x, y):
