@@ -17,10 +17,10 @@ if command -v flock >/dev/null; then
 fi
 
 check_node() {
-  command -v node >/dev/null || die "Node is not installed; Node 20.3 or newer is needed (https://nodejs.org)"
+  command -v node >/dev/null || die "Node is not installed; Node 20.9 or newer is needed (https://nodejs.org)"
   command -v npm >/dev/null || die "npm is not installed; it comes with Node (on Debian: apt-get install npm)"
-  node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 3) ? 0 : 1)' ||
-    die "Node 20.3 or newer is needed, this is $(node --version)"
+  node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 9) ? 0 : 1)' ||
+    die "Node 20.9 or newer is needed, this is $(node --version)"
   node -e 'const [a, b] = process.versions.node.split("."); process.exit((a == 20 && b >= 19) || (a == 22 && b >= 12) || a >= 24 ? 0 : 1)' ||
     say "note: the package runs on Node $(node --version), its test tools ask for 20.19, 22.12, 24 or newer"
 }

@@ -97,9 +97,10 @@ function peerCommand({ peer, profile }: Options): { command: readonly string[] |
 function predictedBytes(setup: Setup, before: { setup: Setup; result: Measurement } | undefined): number {
   if (!before || before.setup.name !== setup.name || before.setup.dtype !== setup.dtype) return 0;
   const { result } = before;
-  const fixed = 16 * result.parameters;
+  // Only activations grow with the batch: what tensors took beyond parameters, gradients and Adam's two moments.
+  const activations = Math.max(0, (result.peak_bytes ?? 0) - 16 * result.parameters);
   const took = Math.max(result.rss_bytes, result.peer_rss_bytes ?? 0);
-  return fixed + Math.max(0, took - fixed) * (setup.batch / before.setup.batch);
+  return took + activations * (setup.batch / before.setup.batch - 1);
 }
 
 const gib = (bytes: number | null) => (bytes === null ? "" : (bytes / 2 ** 30).toFixed(2));

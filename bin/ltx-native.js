@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 // Hands over to dist/cli/main.js. Old syntax on purpose: an old Node must get as far as the message below.
 var version = process.versions.node.split(".").map(Number);
-if (version[0] < 20 || (version[0] === 20 && version[1] < 3)) {
-  console.error(`ltx-native needs Node 20.3 or newer, this is ${process.version}`);
+if (version[0] < 20 || (version[0] === 20 && version[1] < 9)) {
+  console.error(`ltx-native needs Node 20.9 or newer, this is ${process.version}`);
   process.exit(1);
 }
 
@@ -16,7 +16,7 @@ if (!require("node:fs").existsSync(main)) {
 }
 
 // `ltx-native … --json | head` closes the pipe early: that ends the command, it is no failure to report.
-process.stdout.on("error", function (error) {
+process.stdout.on("error", (error) => {
   process.exit(error.code === "EPIPE" ? 0 : 1);
 });
 

@@ -4,7 +4,7 @@
  */
 import { existsSync, readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { LtxError, type ErrorCode } from "./errors.js";
+import { type ErrorCode, LtxError } from "./errors.js";
 
 /** The order is that of LtxDtype in native/runtime/backend.h. */
 export const dtypes = ["f32", "bf16", "i32", "u8"] as const;

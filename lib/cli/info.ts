@@ -37,7 +37,8 @@ function showInfo(json: boolean): number {
     const { isa, threads, onednn } = chosen.describe();
     output.out(`device      ${chosen.name}: ${isa}, ${threads} threads, oneDNN ${onednn}`);
   }
-  for (const { name, available, detail } of found) output.out(`backend     ${name}: ${available ? "available" : `off (${detail})`}`);
+  for (const { name, available, detail } of found)
+    output.out(`backend     ${name}: ${available ? "available" : `off (${detail})`}`);
   output.out("backend     cuda: off (not part of this version)");
   if (!usable) output.err("no backend works on this machine");
   return usable ? 0 : 1;

@@ -24,7 +24,9 @@ export function duration(seconds: number): string {
   if (!Number.isFinite(seconds)) return "–";
   const s = Math.max(0, Math.round(seconds));
   const pad = (n: number) => String(n).padStart(2, "0");
-  return s >= 3600 ? `${Math.floor(s / 3600)}:${pad(Math.floor((s % 3600) / 60))}:${pad(s % 60)}` : `${Math.floor(s / 60)}:${pad(s % 60)}`;
+  return s >= 3600
+    ? `${Math.floor(s / 3600)}:${pad(Math.floor((s % 3600) / 60))}:${pad(s % 60)}`
+    : `${Math.floor(s / 60)}:${pad(s % 60)}`;
 }
 
 /** Seconds between lines where no progress bar can be drawn. */
@@ -43,7 +45,9 @@ export class TrainReport {
     switch (event.type) {
       case "start": {
         const from = event.step > 0 ? `, from step ${event.step}` : "";
-        return this.line(`${event.stage}: ${(event.parameters / 1e6).toFixed(2)} M parameters on ${event.device}, ${event.steps} steps${from}`);
+        return this.line(
+          `${event.stage}: ${(event.parameters / 1e6).toFixed(2)} M parameters on ${event.device}, ${event.steps} steps${from}`,
+        );
       }
       case "notice":
         return this.output.err(`${event.stage}: ${event.message}`);
@@ -74,7 +78,10 @@ export class TrainReport {
       return this.output.err(`${done}/${total} ${text}`);
     }
     if (!this.bar) {
-      this.bar = new cliProgress.SingleBar({ format: "{bar} {value}/{total} {text}", stream: process.stderr, clearOnComplete: true, hideCursor: true }, cliProgress.Presets.shades_classic);
+      this.bar = new cliProgress.SingleBar(
+        { format: "{bar} {value}/{total} {text}", stream: process.stderr, clearOnComplete: true, hideCursor: true },
+        cliProgress.Presets.shades_classic,
+      );
       this.bar.start(total, done, { text });
     }
     this.bar.setTotal(total);

@@ -1,7 +1,6 @@
 import { mkdir } from "node:fs/promises";
-import { join } from "node:path";
 import { Command } from "commander";
-import { reconstructHeldOut, Video } from "../pipelines/index.js";
+import { reconstructHeldOut, sideBySide } from "../pipelines/index.js";
 import { whole } from "./options.js";
 import { standardOutput } from "./output.js";
 
@@ -31,18 +30,14 @@ export function reconstructCommand(): Command {
 async function runReconstruct(flags: ReconstructFlags): Promise<number> {
   const output = standardOutput(flags.json === true);
   const { checkpoint, numSamples: clips, seed, device } = flags;
-  const { originals, reconstructions, psnr } = await reconstructHeldOut(checkpoint, { clips, seed, device });
-  const { frames, height, width, channels, prompts } = originals;
-  const pairs = originals.clips.flatMap((clip, i) => [clip, reconstructions.clips[i]]);
-  const names = prompts.flatMap((prompt) => [prompt, `${prompt} (VAE)`]);
-  const video = new Video(pairs, frames, height, width, channels, names);
+  const result = await reconstructHeldOut(checkpoint, { clips, seed, device });
+  const { psnr } = result;
   await mkdir(flags.out, { recursive: true });
-  const scale = Math.max(1, Math.round(128 / Math.max(height, width)));
-  for (const type of ["gif", "png"]) {
-    const path = join(flags.out, `reconstructions.${type}`);
-    await video.save(path, { scale, columns: 4 });
+  for (const path of await sideBySide(result).savePictures(flags.out, "reconstructions", 4)) {
     output.out(output.json ? JSON.stringify({ type: "picture", what: "reconstructions", path }) : path);
   }
-  output.out(output.json ? JSON.stringify({ type: "metrics", psnr }) : `PSNR ${psnr.toFixed(2)} dB over ${clips} held-out clips`);
+  output.out(
+    output.json ? JSON.stringify({ type: "metrics", psnr }) : `PSNR ${psnr.toFixed(2)} dB over ${clips} held-out clips`,
+  );
   return 0;
 }

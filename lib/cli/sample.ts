@@ -1,4 +1,3 @@
-import { join } from "node:path";
 import { mkdir } from "node:fs/promises";
 import { Command } from "commander";
 import { TextToVideo } from "../pipelines/index.js";
@@ -58,10 +57,7 @@ async function runSample(flags: SampleFlags): Promise<number> {
       },
     });
     await mkdir(flags.out, { recursive: true });
-    const scale = Math.max(1, Math.round(128 / Math.max(video.height, video.width)));
-    for (const type of ["gif", "png"]) {
-      const path = join(flags.out, `samples.${type}`);
-      await video.save(path, { scale });
+    for (const path of await video.savePictures(flags.out, "samples")) {
       output.out(output.json ? JSON.stringify({ type: "picture", what: "samples", path }) : path);
     }
     return 0;

@@ -53,7 +53,15 @@ async function runTrain(flags: TrainFlags): Promise<number> {
   try {
     const { out, config } = await plan(flags);
     const { force, vae, device } = flags;
-    const events = train({ out, config, force, vae, device, signal: interrupt.signal, warn: (message) => output.err(message) });
+    const events = train({
+      out,
+      config,
+      force,
+      vae,
+      device,
+      signal: interrupt.signal,
+      warn: (message) => output.err(message),
+    });
     let pictures = 0;
     for await (const event of events) {
       report.show(event);
@@ -75,13 +83,20 @@ async function runTrain(flags: TrainFlags): Promise<number> {
 /** Where to run, and what: nothing to continue what is there. */
 async function plan(flags: TrainFlags): Promise<{ out: string; config?: RunConfig }> {
   if (flags.resume !== undefined) {
-    const clash = (["config", "out", "force", "batchSize", "seed", "steps"] as const).find((name) => flags[name] !== undefined);
-    if (clash) throw new LtxError("config", `--resume continues the run as it was configured; leave out --${clash.replace("S", "-s")}`);
+    const clash = (["config", "out", "force", "batchSize", "seed", "steps"] as const).find(
+      (name) => flags[name] !== undefined,
+    );
+    if (clash)
+      throw new LtxError(
+        "config",
+        `--resume continues the run as it was configured; leave out --${clash.replace("S", "-s")}`,
+      );
     return { out: flags.resume };
   }
   const file = flags.config ?? join(packageRoot, "configs", "quickstart.yaml");
   const config = await loadConfig(file);
-  for (const stage of config.kind === "quickstart" ? [config.vae, config.flow] : [config]) override(stage.training, flags);
+  for (const stage of config.kind === "quickstart" ? [config.vae, config.flow] : [config])
+    override(stage.training, flags);
   return { out: flags.out ?? join("runs", basename(file).replace(/\.ya?ml$/, "")), config };
 }
 

@@ -1,7 +1,7 @@
 import { LtxError } from "../errors.js";
+import type { Split } from "./digits.js";
 import { MovingMnist } from "./moving-mnist.js";
 import type { DataSource } from "./source.js";
-import type { Split } from "./digits.js";
 
 /** What a configuration's `data` section says, as far as sources need it. */
 export interface DataOptions {

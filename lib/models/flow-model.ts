@@ -56,4 +56,3 @@ export function loadFlowState(model: FlowModel, tensors: Awaited<ReturnType<type
   }
   model.latentScale = scale;
 }
-

@@ -1,4 +1,12 @@
-import { type Conv3dOptions, conv3d, linear, type Modulation, normAct, sinusoid, type UnaryKind } from "../ops/index.js";
+import {
+  type Conv3dOptions,
+  conv3d,
+  linear,
+  type Modulation,
+  normAct,
+  sinusoid,
+  type UnaryKind,
+} from "../ops/index.js";
 import type { Tensor } from "../tensor/index.js";
 import { type Initializer, Module, type Parameter } from "./module.js";
 
@@ -93,7 +101,13 @@ export class LayerNorm extends Module {
   }
 
   forward(x: Tensor, options: { modulation?: Modulation | null; activation?: "none" | "silu" } = {}): Tensor {
-    return normAct(x, { kind: "layer_norm", eps: this._options.eps ?? 1e-6, weight: this.weight, bias: this.bias, ...options });
+    return normAct(x, {
+      kind: "layer_norm",
+      eps: this._options.eps ?? 1e-6,
+      weight: this.weight,
+      bias: this.bias,
+      ...options,
+    });
   }
 }
 

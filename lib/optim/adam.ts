@@ -1,6 +1,6 @@
-import { adamUpdate, globalNorm } from "../ops/index.js";
-import type { Parameter } from "../nn/index.js";
 import { check } from "../errors.js";
+import type { Parameter } from "../nn/index.js";
+import { adamUpdate, globalNorm } from "../ops/index.js";
 import { empty, keep, launch, type Tensor } from "../tensor/index.js";
 
 export interface AdamOptions {
@@ -48,7 +48,12 @@ export class Adam {
     this.steps++;
     if (active.length > 0) {
       adamUpdate(
-        { params: active.map(({ p }) => p), grads, m: active.map(({ i }) => this.m[i]), v: active.map(({ i }) => this.v[i]) },
+        {
+          params: active.map(({ p }) => p),
+          grads,
+          m: active.map(({ i }) => this.m[i]),
+          v: active.map(({ i }) => this.v[i]),
+        },
         { lr, betas, eps, weightDecay, decoupled, step: this.steps, norm, maxNorm: maxGradNorm },
       );
     }

@@ -31,6 +31,14 @@ export interface Reconstruction {
   psnr: number;
 }
 
+/** Each clip and, right of it, its reconstruction; an even number of columns keeps the pairs together. */
+export function sideBySide({ originals, reconstructions }: Reconstruction): Video {
+  const { frames, height, width, channels, prompts } = originals;
+  const clips = originals.clips.flatMap((clip, i) => [clip, reconstructions.clips[i]]);
+  const names = prompts.flatMap((prompt) => [prompt, `${prompt} (VAE)`]);
+  return new Video(clips, frames, height, width, channels, names);
+}
+
 /**
  * Sends clips of held-out digits through a trained VAE, of a VAE run or inside a flow checkpoint.
  * @throws LtxError `checkpoint`

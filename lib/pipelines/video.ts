@@ -1,4 +1,4 @@
-import { extname } from "node:path";
+import { extname, join } from "node:path";
 import { LtxError } from "../errors.js";
 import { type AnimationOptions, saveAnimation, savePng } from "../formats/images.js";
 import { tileVideos } from "../formats/tile.js";
@@ -9,6 +9,9 @@ export interface SaveOptions extends AnimationOptions {
   /** Written above each clip: the prompts unless given; false for none. */
   labels?: readonly string[] | false;
 }
+
+/** Pixels that the longer side of a clip gets in {@link Video.savePictures}, where it has fewer. */
+const PICTURE_SIDE = 128;
 
 /** Clips that a pipeline made: uint8 (frames, height, width, channels) each, with the prompt of each. */
 export class Video {
@@ -51,5 +54,16 @@ export class Video {
     const grid = await tileVideos(tiles, { columns, scale, ...(names ? { labels: [...names] } : {}) });
     if (type === ".png") await savePng(path, grid);
     else await saveAnimation(path, grid, animation);
+  }
+
+  /**
+   * Writes `name.gif` and `name.png` into a folder, small clips enlarged.
+   * @returns their paths
+   */
+  async savePictures(folder: string, name: string, columns?: number): Promise<string[]> {
+    const scale = Math.max(1, Math.round(PICTURE_SIDE / Math.max(this.height, this.width)));
+    const paths = ["gif", "png"].map((type) => join(folder, `${name}.${type}`));
+    for (const path of paths) await this.save(path, { scale, columns });
+    return paths;
   }
 }

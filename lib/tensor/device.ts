@@ -72,7 +72,8 @@ export function device(name = "auto"): Device {
   const known = open.get(kind);
   if (known) return known;
   if (!(kind in preference)) {
-    throw new LtxError("invalid_argument", `unknown device ${JSON.stringify(name)}: expected auto or cpu`);
+    const why = kind === "cuda" ? "; this version has no CUDA backend" : "";
+    throw new LtxError("invalid_argument", `unknown device ${JSON.stringify(name)}: expected auto or cpu${why}`);
   }
   const libraries = native.backendLibraries();
   const reasons: string[] = [];

@@ -4,9 +4,9 @@ import type { FlowRunConfig, QuickstartConfig, RunConfig, VaeRunConfig } from ".
 import { LtxError } from "../errors.js";
 import { saveLossCurve } from "../formats/chart.js";
 import { findModelFile } from "../pipelines/checkpoint-path.js";
-import { reconstructHeldOut } from "../pipelines/reconstruct.js";
+import { reconstructHeldOut, sideBySide } from "../pipelines/reconstruct.js";
 import { TextToVideo } from "../pipelines/text-to-video.js";
-import { Video } from "../pipelines/video.js";
+import type { Video } from "../pipelines/video.js";
 import { version } from "../version.js";
 import type { TrainEvent } from "./events.js";
 import { FlowTrainer } from "./flow-trainer.js";
@@ -27,9 +27,6 @@ export interface TrainRunOptions {
   /** Things worth telling that are no events. */
   warn?: (message: string) => void;
 }
-
-/** Enlargement of the clips in pictures. */
-const PICTURE_SIDE = 128;
 
 /**
  * Trains as configured and writes everything to the run's folder. Without `config` the run there is continued from its
@@ -124,11 +121,7 @@ async function* vaeEvents(
     yield* lossCurve(directory, "vae");
   } else if (await directory.has("reconstructions.png")) return;
   if (signal?.aborted) return;
-  const { originals, reconstructions } = await reconstructHeldOut(directory.path, { device });
-  const { frames, height, width, channels } = originals;
-  const pairs = originals.clips.flatMap((clip, i) => [clip, reconstructions.clips[i]]);
-  const names = originals.prompts.flatMap((prompt) => [prompt, `${prompt} (VAE)`]);
-  const video = new Video(pairs, frames, height, width, channels, names);
+  const video = sideBySide(await reconstructHeldOut(directory.path, { device }));
   yield* pictures(directory, "vae", steps, "reconstructions", video, 4);
 }
 
@@ -200,10 +193,7 @@ async function* pictures(
   video: Video,
   columns?: number,
 ): AsyncGenerator<TrainEvent> {
-  const scale = Math.max(1, Math.round(PICTURE_SIDE / Math.max(video.height, video.width)));
-  for (const type of ["gif", "png"]) {
-    const path = directory.file(`${name}.${type}`);
-    await video.save(path, { scale, columns });
+  for (const path of await video.savePictures(directory.path, name, columns)) {
     yield { type: "picture", stage, step, what: name, path };
   }
 }

@@ -14,13 +14,13 @@ int integer(const Info& info, int i) { return info[i].As<Napi::Number>().Int32Va
 Napi::Value ops(const Info& info) {
   Napi::Array all = Napi::Array::New(info.Env());
   uint32_t count = 0;
-#define LTX_OP(name, operands, scalars)                                     \
-  {                                                                         \
-    Napi::Array op = Napi::Array::New(info.Env(), 3);                       \
-    op[uint32_t{0}] = Napi::String::New(info.Env(), #name);                 \
-    op[uint32_t{1}] = Napi::String::New(info.Env(), operands);              \
-    op[uint32_t{2}] = Napi::String::New(info.Env(), scalars);               \
-    all[count++] = op;                                                      \
+#define LTX_OP(name, operands, scalars)                        \
+  {                                                            \
+    Napi::Array op = Napi::Array::New(info.Env(), 3);          \
+    op[uint32_t{0}] = Napi::String::New(info.Env(), #name);    \
+    op[uint32_t{1}] = Napi::String::New(info.Env(), operands); \
+    op[uint32_t{2}] = Napi::String::New(info.Env(), scalars);  \
+    all[count++] = op;                                         \
   }
 #include "../runtime/ops.def"
 #undef LTX_OP
@@ -51,16 +51,16 @@ Napi::Value bind(const Info& info) {
 // empty(device, dtype, group, dims): the shape stands in the scalar buffer.
 Napi::Value empty(const Info& info) {
   Environment& self = Environment::of(info.Env());
-  return Napi::Number::New(info.Env(), self.create(integer(info, 0), static_cast<LtxDtype>(integer(info, 1)),
-                                                   static_cast<MemoryGroup>(integer(info, 2)), integer(info, 3),
-                                                   self.scalars));
+  return Napi::Number::New(info.Env(),
+                           self.create(integer(info, 0), static_cast<LtxDtype>(integer(info, 1)),
+                                       static_cast<MemoryGroup>(integer(info, 2)), integer(info, 3), self.scalars));
 }
 
 // view(id, dims, offset in elements): the shape stands in the scalar buffer.
 Napi::Value view(const Info& info) {
   Environment& self = Environment::of(info.Env());
-  return Napi::Number::New(info.Env(), self.view(integer(info, 0), integer(info, 1), self.scalars,
-                                                 info[2].As<Napi::Number>().Int64Value()));
+  return Napi::Number::New(
+      info.Env(), self.view(integer(info, 0), integer(info, 1), self.scalars, info[2].As<Napi::Number>().Int64Value()));
 }
 
 Napi::Value release(const Info& info) {

@@ -59,15 +59,15 @@ void describe(char* json, size_t size) {
 bool supported() {
   __builtin_cpu_init();
 #if defined(__AVX512F__)
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 #else
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
 }
 
-const LtxBackend kBackend = {LTX_BACKEND_VERSION, LTX_OP_COUNT, "cpu",     kKernels,          allocate,     release,
-                             copy_in,             copy_out,     free_weight_cache, memory_total, describe};
+const LtxBackend kBackend = {LTX_BACKEND_VERSION, LTX_OP_COUNT, "cpu",   kKernels, allocate, release, copy_in, copy_out,
+                             free_weight_cache,   memory_total, describe};
 
 }  // namespace
 
@@ -94,7 +94,7 @@ void* scratch(int slot, size_t bytes) {
 }  // namespace ltx::cpu
 
 extern "C" __attribute__((visibility("default"))) const LtxBackend* ltx_backend(uint32_t version, char* reason,
-                                                                               size_t reason_size) {
+                                                                                size_t reason_size) {
   if (version != LTX_BACKEND_VERSION) {
     std::snprintf(reason, reason_size, "backend interface %d, runtime asks for %u", LTX_BACKEND_VERSION, version);
     return nullptr;

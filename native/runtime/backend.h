@@ -52,14 +52,14 @@ typedef struct LtxBackend {
   uint32_t version;
   uint32_t op_count;
   const char* name;
-  const LtxKernel* kernels;  // op_count of them, in the order of ops.def
+  const LtxKernel* kernels;         // op_count of them, in the order of ops.def
   void* (*allocate)(size_t bytes);  // NULL when out of memory
   void (*release)(void* block, size_t bytes);
   void (*copy_in)(void* device, const void* host, size_t bytes);
   void (*copy_out)(void* host, const void* device, size_t bytes);
   void (*free_cache)(void* state);
-  size_t (*memory_total)(void);                // bytes that the device can give at most
-  void (*describe)(char* json, size_t size);   // a JSON object: instruction set, threads, library versions
+  size_t (*memory_total)(void);               // bytes that the device can give at most
+  void (*describe)(char* json, size_t size);  // a JSON object: instruction set, threads, library versions
 } LtxBackend;
 
 // Returns NULL and writes the reason when this machine can't run the backend or the version differs.

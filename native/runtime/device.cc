@@ -49,7 +49,9 @@ std::shared_ptr<Device> Device::open(const std::string& library) {
 }
 
 Device::Device(const LtxBackend* backend, std::string library)
-    : backend_(backend), library_(std::move(library)), allocator_(backend), profile_(LTX_OP_COUNT), worker_([this] { work(); }) {}
+    : backend_(backend), library_(std::move(library)), allocator_(backend), profile_(LTX_OP_COUNT), worker_([this] {
+        work();
+      }) {}
 
 Device::~Device() {
   {
@@ -97,8 +99,12 @@ void Device::run(Task& task) {
   if (task.op < 0) return task.action(skip);
   if (skip) return;
   char error[1024] = "";
-  const LtxCall call{task.tensors.data(), task.scalars.data(), static_cast<int32_t>(task.tensors.size()),
-                     static_cast<int32_t>(task.scalars.size()), error, sizeof error};
+  const LtxCall call{task.tensors.data(),
+                     task.scalars.data(),
+                     static_cast<int32_t>(task.tensors.size()),
+                     static_cast<int32_t>(task.scalars.size()),
+                     error,
+                     sizeof error};
   const bool timed = profiling_.load(std::memory_order_relaxed);
   const auto start = timed ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
   if (backend_->kernels[task.op](&call) != 0) task.client->fail("[" + std::string(op_name(task.op)) + "] " + error);

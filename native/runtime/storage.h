@@ -13,7 +13,9 @@ inline size_t dtype_size(LtxDtype dtype) { return dtype == LTX_BF16 ? 2 : dtype 
 class Storage {
  public:
   Storage(std::shared_ptr<Device> device, std::shared_ptr<Client> client, size_t bytes, MemoryGroup group)
-      : device_(std::move(device)), client_(std::move(client)), group_(group),
+      : device_(std::move(device)),
+        client_(std::move(client)),
+        group_(group),
         block_(device_->allocator().allocate(bytes, group)) {}
   ~Storage();
   Storage(const Storage&) = delete;
