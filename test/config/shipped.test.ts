@@ -213,7 +213,7 @@ describe("shipped configurations", () => {
     expect(vae.loss).toMatchObject({ rec_loss: "l2", use_nll: false, rec_reduction: "sum", adversarial_weight: 0 });
     expect(flow.transformer).toMatchObject({ num_layers: 4, num_attention_heads: 4, attention_head_dim: 48 });
     expect(flow.text_encoder.kind).toBe("byte");
-    expect(flow.sampling).toMatchObject({ steps: 40, guidance: 3, initial_timestep: 0 });
+    expect(flow.sampling).toMatchObject({ steps: 40, guidance: 4, initial_timestep: 1 });
     expect(flow.training).toMatchObject({ prompt_dropout: 0.2, ema_decay: 0.999 });
   });
 
