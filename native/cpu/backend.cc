@@ -37,8 +37,9 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 void* allocate(size_t bytes) {
   const bool huge = bytes >= 2 * kHugePage;
-  void* block = std::aligned_alloc(huge ? kHugePage : 64, bytes);
-  if (block && huge) madvise(block, bytes, MADV_HUGEPAGE);
+  void* block = nullptr;
+  if (posix_memalign(&block, huge ? kHugePage : 64, bytes) != 0) return nullptr;
+  if (huge) madvise(block, bytes, MADV_HUGEPAGE);
   return block;
 }
 
