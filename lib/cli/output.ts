@@ -1,5 +1,7 @@
 /** What commands print: events as JSON lines, or text and a progress bar for people. */
+import { mkdir } from "node:fs/promises";
 import cliProgress from "cli-progress";
+import type { Video } from "../pipelines/index.js";
 import type { TrainEvent } from "../training/events.js";
 
 /** Where a command writes; tests give their own. */
@@ -27,6 +29,20 @@ export function duration(seconds: number): string {
   return s >= 3600
     ? `${Math.floor(s / 3600)}:${pad(Math.floor((s % 3600) / 60))}:${pad(s % 60)}`
     : `${Math.floor(s / 60)}:${pad(s % 60)}`;
+}
+
+/** Writes a video's pictures into a folder, which is made if it is missing, and names each. */
+export async function writePictures(
+  output: Output,
+  folder: string,
+  what: string,
+  video: Video,
+  columns?: number,
+): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  for (const path of await video.savePictures(folder, what, columns)) {
+    output.out(output.json ? JSON.stringify({ type: "picture", what, path }) : path);
+  }
 }
 
 /** Seconds between lines where no progress bar can be drawn. */

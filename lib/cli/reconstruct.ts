@@ -1,8 +1,7 @@
-import { mkdir } from "node:fs/promises";
 import { Command } from "commander";
 import { reconstructHeldOut, sideBySide } from "../pipelines/index.js";
 import { whole } from "./options.js";
-import { standardOutput } from "./output.js";
+import { standardOutput, writePictures } from "./output.js";
 
 interface ReconstructFlags {
   checkpoint: string;
@@ -32,10 +31,7 @@ async function runReconstruct(flags: ReconstructFlags): Promise<number> {
   const { checkpoint, numSamples: clips, seed, device } = flags;
   const result = await reconstructHeldOut(checkpoint, { clips, seed, device });
   const { psnr } = result;
-  await mkdir(flags.out, { recursive: true });
-  for (const path of await sideBySide(result).savePictures(flags.out, "reconstructions", 4)) {
-    output.out(output.json ? JSON.stringify({ type: "picture", what: "reconstructions", path }) : path);
-  }
+  await writePictures(output, flags.out, "reconstructions", sideBySide(result), 4);
   output.out(
     output.json ? JSON.stringify({ type: "metrics", psnr }) : `PSNR ${psnr.toFixed(2)} dB over ${clips} held-out clips`,
   );

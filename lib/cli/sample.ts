@@ -1,9 +1,8 @@
-import { mkdir } from "node:fs/promises";
 import { Command } from "commander";
 import { TextToVideo } from "../pipelines/index.js";
 import { promptsOf } from "../training/index.js";
 import { collect, number, whole } from "./options.js";
-import { standardOutput } from "./output.js";
+import { standardOutput, writePictures } from "./output.js";
 
 interface SampleFlags {
   checkpoint: string;
@@ -56,10 +55,7 @@ async function runSample(flags: SampleFlags): Promise<number> {
         else if (output.terminal) process.stderr.write(`\rstep ${done}/${total}${done === total ? "\n" : ""}`);
       },
     });
-    await mkdir(flags.out, { recursive: true });
-    for (const path of await video.savePictures(flags.out, "samples")) {
-      output.out(output.json ? JSON.stringify({ type: "picture", what: "samples", path }) : path);
-    }
+    await writePictures(output, flags.out, "samples", video);
     return 0;
   } finally {
     pipeline.dispose();

@@ -5,6 +5,7 @@ import { readTensors } from "../formats/checkpoint.js";
 import { createFlowModel, disposeFlowModel, type FlowModel, loadFlowState } from "../models/flow-model.js";
 import { affine, full, normal } from "../ops/index.js";
 import { type Device, noGrad, device as openDevice, scope, type Tensor } from "../tensor/index.js";
+import { Purpose } from "../training/purposes.js";
 import { findModelFile } from "./checkpoint-path.js";
 import { Video } from "./video.js";
 
@@ -20,10 +21,6 @@ export interface GenerateOptions {
   /** Called after each step. */
   onStep?: (done: number, total: number) => void;
 }
-
-/** Purpose number of the starting noise; the trainers' are below it. */
-const SAMPLE_NOISE = 100;
-const LAYER_NOISE = 101;
 
 /** Videos from prompts, by a model that this package trained. */
 export class TextToVideo {
@@ -101,7 +98,7 @@ export class TextToVideo {
     const shape = [prompts.length, f, h, w, config.transformer.input_channels];
     const { start, context } = scope(() =>
       noGrad(() => ({
-        start: normal(shape, { seed, step: 0, purpose: SAMPLE_NOISE }, { device }),
+        start: normal(shape, { seed, step: 0, purpose: Purpose.sampleNoise }, { device }),
         // With guidance both branches go through the network as one batch: conditional first.
         context: text.encode(guidance === 1 ? prompts : [...prompts, ...prompts.map(() => "")]),
       })),
@@ -120,7 +117,7 @@ export class TextToVideo {
         noGrad(() => {
           const latents = affine(result.latents, 1 / model.latentScale);
           return vae.decode(latents, this.decodeTimes(prompts.length, result.noise), {
-            noise: { seed, step: 0, purpose: LAYER_NOISE },
+            noise: { seed, step: 0, purpose: Purpose.sampleLayerNoise },
           });
         }),
       );

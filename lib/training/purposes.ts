@@ -6,6 +6,7 @@ export const Purpose = {
   flowNoise: 4,
   flowTime: 5,
   latentScale: 6,
-  sampleNoise: 7,
   layerNoise: 8,
+  sampleNoise: 100,
+  sampleLayerNoise: 101,
 } as const;

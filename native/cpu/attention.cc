@@ -82,7 +82,7 @@ void attend(const float* q, int64_t rows, const HeadLayout& keys, const float* k
     }
     const float inverse = 1.0f / sum[i];
 #pragma omp simd
-    for (int64_t c = 0; c < n; ++c) put(to[c], from[c] * inverse);
+    for (int64_t c = 0; c < n; ++c) to[c] = from[c] * inverse;
   }
 }
 

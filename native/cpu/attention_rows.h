@@ -52,14 +52,10 @@ void rotate(const float* x, const float* cos, const float* sin, float* y, int64_
   }
 }
 
-// A store that the compiler turns into vector code.
-inline void put(float& to, float value) { to = value; }
-inline void put(bf16& to, float value) { to.bits = bf16(value).bits; }
-
 template <class From, class To>
 void convert(const From* x, To* y, int64_t n) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) put(y[i], static_cast<float>(x[i]));
+  for (int64_t i = 0; i < n; ++i) y[i] = static_cast<float>(x[i]);
 }
 
 inline float dot_product(const float* a, const float* b, int64_t n) {

@@ -78,10 +78,6 @@ void for_pairs(int64_t pairs, int64_t channels, Body&& body) {
   }
 }
 
-// Stores that the compiler turns into vector code.
-void put(float& to, float value) { to = value; }
-void put(bf16& to, float value) { to.bits = bf16(value).bits; }
-
 // Reads the window's rows, or their differences where there is a b, with zeros beyond the edges.
 template <class A, class B>
 void load(const Window& window, const A* a, const B* b, float* rows) {
@@ -114,7 +110,7 @@ void store(const Window& window, const float* rows, float factor, T* x) {
     T* to = x + window.offset(k);
     const int64_t stored = window.stored();
 #pragma omp simd
-    for (int64_t i = 0; i < stored; ++i) put(to[i], row[i] * factor);
+    for (int64_t i = 0; i < stored; ++i) to[i] = row[i] * factor;
   }
 }
 
@@ -146,8 +142,8 @@ void haar(const Call& call) {
         Y* low = call[1].data<Y>() + window.band_offset(2 * k);
         Y* high = call[1].data<Y>() + window.band_offset(2 * k + 1);
         for_pairs(window.pairs, grid.c, [=](int64_t even, int64_t odd, int64_t pair, int64_t) {
-          put(low[pair], (row[even] + row[odd]) * kScale);
-          put(high[pair], (row[even] - row[odd]) * kScale);
+          low[pair] = (row[even] + row[odd]) * kScale;
+          high[pair] = (row[even] - row[odd]) * kScale;
         });
       }
     });
