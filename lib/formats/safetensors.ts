@@ -1,9 +1,9 @@
 /** Reading and writing safetensors files, tensor by tensor. */
 
-import { type FileHandle, open } from "node:fs/promises";
-import { check, LtxError } from "../errors.js";
+import { check } from "../errors.js";
 import { writeAll, writeFileAtomic } from "./atomic-file.js";
 import { DTYPE_BITS, isDtype, type SafetensorsDtype, toFloat32 } from "./dtypes.js";
+import { openRandomAccess, type RandomAccess } from "./random-access.js";
 import {
   headerLength,
   LENGTH_BYTES,
@@ -34,26 +34,17 @@ export interface SafetensorsFile extends SafetensorsHeader {
   close(): Promise<void>;
 }
 
-/** Fills a fresh array with `length` bytes from `offset` of the file. */
-type ReadBytes = (offset: number, length: number) => Promise<Uint8Array>;
-
 /**
  * Opens a safetensors file and checks its header.
  * @throws LtxError `io` when the file cannot be read, `file_format` for everything that the format forbids
  */
 export async function readSafetensors(path: string): Promise<SafetensorsFile> {
-  const file = await open(path, "r").catch((cause) => {
-    throw new LtxError("io", `[safetensors] cannot open ${path}: ${cause.message}`, { cause });
-  });
-  const readBytes: ReadBytes = (offset, length) => readFully(file, path, offset, length);
+  const file = await openRandomAccess(path, "safetensors");
+  const { size } = file;
   try {
-    const { size } = await file.stat().catch((cause) => {
-      throw new LtxError("io", `[safetensors] cannot read ${path}: ${cause.message}`, { cause });
-    });
-    const start = await readBytes(0, Math.min(size, LENGTH_BYTES));
-    const headerBytes = await readBytes(0, LENGTH_BYTES + headerLength(start, size, path));
-    const header = parseSafetensorsHeader(headerBytes, size, path);
-    return reader(path, header, readBytes, () => file.close());
+    const start = await file.read(0, Math.min(size, LENGTH_BYTES));
+    const headerBytes = await file.read(0, LENGTH_BYTES + headerLength(start, size, path));
+    return reader(path, parseSafetensorsHeader(headerBytes, size, path), file.read, file.close);
   } catch (error) {
     await file.close();
     throw error;
@@ -68,14 +59,14 @@ export async function readSafetensors(path: string): Promise<SafetensorsFile> {
 export function openSafetensorsBuffer(bytes: Uint8Array, name = "buffer"): SafetensorsFile {
   const header = parseSafetensorsHeader(bytes, bytes.byteLength, name);
   // Not bytes.slice: that of a Buffer shares its memory.
-  const readBytes: ReadBytes = async (offset, length) => new Uint8Array(bytes.subarray(offset, offset + length));
-  return reader(name, header, readBytes, async () => {});
+  const read: RandomAccess["read"] = async (offset, length) => new Uint8Array(bytes.subarray(offset, offset + length));
+  return reader(name, header, read, async () => {});
 }
 
 function reader(
   path: string,
   header: SafetensorsHeader,
-  readBytes: ReadBytes,
+  readBytes: RandomAccess["read"],
   close: () => Promise<void>,
 ): SafetensorsFile {
   let closed = false;
@@ -110,21 +101,6 @@ function reader(
       await close();
     },
   };
-}
-
-async function readFully(file: FileHandle, path: string, offset: number, length: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length);
-  for (let done = 0; done < length; ) {
-    // One read call stops at 2 GiB on Linux.
-    const { bytesRead } = await file
-      .read(bytes, done, Math.min(length - done, 1 << 30), offset + done)
-      .catch((cause) => {
-        throw new LtxError("io", `[safetensors] cannot read ${path}: ${cause.message}`, { cause });
-      });
-    check(bytesRead > 0, "io", () => `[safetensors] ${path} became shorter while it was read; was it being written?`);
-    done += bytesRead;
-  }
-  return bytes;
 }
 
 export interface SafetensorsTensor {

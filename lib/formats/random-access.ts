@@ -1,0 +1,56 @@
+/** A file that is read piece by piece, at offsets. */
+import { open, stat } from "node:fs/promises";
+import { check, LtxError } from "../errors.js";
+
+export interface RandomAccess {
+  readonly path: string;
+  /** Bytes in the file when it was opened. */
+  readonly size: number;
+  /**
+   * `length` bytes from `offset` of the file, in a buffer of their own (so any typed array fits on it).
+   * @throws LtxError `io` when they cannot be read or are not there any more
+   */
+  read(offset: number, length: number): Promise<Uint8Array>;
+  /** Closes the file; safe to call again. */
+  close(): Promise<void>;
+}
+
+/** One read call stops at 2 GiB on Linux. */
+const MAX_READ = 1 << 30;
+
+/**
+ * Opens a regular file.
+ * @param op what stands in brackets before its error messages
+ * @throws LtxError `io` when it cannot be opened or is no regular file
+ */
+export async function openRandomAccess(path: string, op: string): Promise<RandomAccess> {
+  const fault = (what: string) => (cause: Error) => {
+    throw new LtxError("io", `[${op}] cannot ${what} ${path}: ${cause.message}`, { cause });
+  };
+  // Asked before opening: opening a pipe would wait for its writer.
+  const info = await stat(path).catch(fault("open"));
+  check(info.isFile(), "io", () => `[${op}] cannot open ${path}: it is no regular file`);
+  const file = await open(path, "r").catch(fault("open"));
+  const { size } = await file.stat().catch(fault("read"));
+  let closed = false;
+  return {
+    path,
+    size,
+    async read(offset, length) {
+      const bytes = new Uint8Array(length);
+      for (let done = 0; done < length; ) {
+        const { bytesRead } = await file
+          .read(bytes, done, Math.min(length - done, MAX_READ), offset + done)
+          .catch(fault("read"));
+        check(bytesRead > 0, "io", () => `[${op}] ${path} became shorter while it was read; was it being written?`);
+        done += bytesRead;
+      }
+      return bytes;
+    },
+    async close() {
+      if (closed) return;
+      closed = true;
+      await file.close();
+    },
+  };
+}
