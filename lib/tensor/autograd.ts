@@ -9,29 +9,38 @@ import { alias, empty, launch, type Tensor, withMemoryGroup } from "./tensor.js"
 /**
  * Gradients for a node's inputs, in order; null where none flows. `needs[i]` says whether input i wants one. `into[i]`,
  * where it is there, is the sum so far of what flows to input i: an op that can add to it in place does so and returns
- * it, which saves a pass over memory; any other tensor that is returned is added to it.
+ * it, which saves a pass over memory; any other tensor that is returned is added to it. `exclusive` says that nobody else
+ * will read the memory of `grad`.
  */
 export type Backward = (
   grad: Tensor,
   needs: readonly boolean[],
   into: readonly (Tensor | null)[],
+  exclusive: boolean,
 ) => readonly (Tensor | null)[];
 
-type Edge = Node | Tensor | null;
+/** @internal Where a gradient goes: to the op that made a tensor, or to a leaf. */
+export type Target = Node | Tensor;
+type Edge = Target | null;
 
 let recording = true;
 let sequence = 0;
 
-/** Runs `body` without recording. */
-export function noGrad<T>(body: () => T): T {
+function setRecording<T>(on: boolean, body: () => T): T {
   const before = recording;
-  recording = false;
+  recording = on;
   try {
     return body();
   } finally {
     recording = before;
   }
 }
+
+/** Runs `body` without recording. */
+export const noGrad = <T>(body: () => T): T => setRecording(false, body);
+
+/** @internal Runs `body` with recording on, whatever surrounds it. */
+export const withGrad = <T>(body: () => T): T => setRecording(true, body);
 
 export function isRecording(): boolean {
   return recording;
@@ -65,19 +74,15 @@ export class Node {
     this.run = run;
   }
 
+  /** @internal Whether what backward needs is gone. */
+  get freed(): boolean {
+    return this.run === null;
+  }
+
   /** @internal */
-  backward(grad: Tensor, into: readonly (Tensor | null)[]): readonly (Tensor | null)[] {
-    if (!this.run) {
-      throw new LtxError(
-        "invalid_argument",
-        `[backward] the graph behind ${this.name} was already freed by an earlier backward`,
-      );
-    }
-    return this.run(
-      grad,
-      this.edges.map((edge) => edge !== null),
-      into,
-    );
+  backward(...[grad, needs, into, exclusive]: Parameters<Backward>): ReturnType<Backward> {
+    if (!this.run) throw freed("backward", this);
+    return this.run(grad, needs, into, exclusive);
   }
 
   /** @internal Lets go of what backward needed. */
@@ -104,6 +109,9 @@ export class Node {
   }
 }
 
+const freed = (op: string, node: Node): LtxError =>
+  new LtxError("invalid_argument", `[${op}] the graph behind ${node.name} was already freed by an earlier backward`);
+
 /**
  * Puts an op on the tape: `output` was made from `inputs`, and `backward` will use `saved`.
  * Does nothing while recording is off or no input is tracked.
@@ -119,8 +127,8 @@ export function record(
   return output;
 }
 
-/** A gradient on its way: `exclusive` when nobody else sees the memory, so that it may be added to in place. */
-interface Pending {
+/** @internal A gradient on its way: `exclusive` when nobody else sees the memory, so that it may be added to in place. */
+export interface Pending {
   tensor: Tensor;
   exclusive: boolean;
 }
@@ -137,62 +145,179 @@ function accumulate(pending: Pending | undefined, grad: Tensor, exclusive: boole
   return { tensor: sum, exclusive: true };
 }
 
+/** A walk from a root towards the leaves. */
+interface Pass {
+  /** What has reached each op's output so far; without `leaf`, each leaf too. */
+  readonly sums: Map<Target, Pending>;
+  /** Whether a gradient is to flow there. */
+  wants(target: Target): boolean;
+  /** Whether the sum of an op that was visited is a result. */
+  keeps(node: Node): boolean;
+  /** Takes what reaches a leaf. */
+  readonly leaf?: (leaf: Tensor, grad: Tensor, shared: boolean) => void;
+  /** Whether a node is freed once it was visited. */
+  readonly free: boolean;
+}
+
+function checkRoot(op: string, root: Tensor, gradient: Tensor | undefined): void {
+  check(root.tracked, "invalid_argument", () => `[${op}] nothing behind ${root} requires a gradient`);
+  check(gradient ? gradient.size === root.size : root.size === 1, "shape_mismatch", () => {
+    return gradient
+      ? `[${op}] gradient [${gradient.shape}] does not fit root [${root.shape}]`
+      : `[${op}] root has shape [${root.shape}]: give a gradient, or reduce it to one element`;
+  });
+}
+
+function ones(root: Tensor): Tensor {
+  const seed = empty(root.shape, { dtype: root.dtype, device: root.device });
+  launch("fill", [seed], [1]);
+  return seed;
+}
+
 /**
  * Adds d(root)/d(leaf) to the `grad` of every leaf that requires one, and frees the graph piece by piece.
  * `root` must hold one element unless `gradient` (of root's shape) is given.
  */
 export function backward(root: Tensor, gradient?: Tensor): void {
-  check(root.tracked, "invalid_argument", () => `[backward] nothing behind ${root} requires a gradient`);
-  check(gradient ? gradient.size === root.size : root.size === 1, "shape_mismatch", () => {
-    return gradient
-      ? `[backward] gradient [${gradient.shape}] does not fit root [${root.shape}]`
-      : `[backward] root has shape [${root.shape}]: give a gradient, or reduce it to one element`;
-  });
+  checkRoot("backward", root, gradient);
   const run = () =>
     scope(() => {
-      const seed = gradient ?? empty(root.shape, { dtype: root.dtype, device: root.device });
-      if (!gradient) launch("fill", [seed], [1]);
+      const seed = gradient ?? ones(root);
       if (!root.gradFn) return deposit(root, seed, true);
-      const pending = new Map<Node, Pending>([[root.gradFn, accumulate(undefined, seed, false)]]);
-      const nodes = reachable(root.gradFn);
-      // Outputs of inner ops may be gone already, so that freeing a node would free those behind it before their turn.
-      for (const node of nodes) node.retain();
-      try {
-        for (const node of nodes) visit(node, pending);
-      } finally {
-        for (const { tensor } of pending.values()) tensor.unhold();
-        for (const node of nodes) node.release();
-      }
+      const sums = new Map<Target, Pending>([[root.gradFn, accumulate(undefined, seed, false)]]);
+      walk(reachable(root.gradFn), { sums, wants: () => true, keeps: () => false, leaf: deposit, free: true });
     });
   noGrad(() => withMemoryGroup("gradients", run));
   root.gradFn = null;
 }
 
-/** Passes a node's gradient on to its edges and frees the node. */
-function visit(node: Node, pending: Map<Node, Pending>): void {
-  const entry = pending.get(node);
-  if (entry) {
-    // An inner scope frees the op's temporaries at once; the gradients outlive it by their holds.
+/**
+ * d(root)/d(input) for each input, a leaf that requires a gradient or a tensor that an op made from one: tensors of the
+ * inputs' shapes and dtypes that belong to the current scope, zeros where root does not depend on an input. Only the ops
+ * between the inputs and `root` are visited; the graph stays, and no leaf's `grad` is touched.
+ * `root` must hold one element unless `gradient` (of root's shape) is given.
+ * @throws {LtxError} `invalid_argument` when an input or the root is not tracked, or the graph was freed by `backward`.
+ */
+export function gradients(root: Tensor, inputs: readonly Tensor[], options: { gradient?: Tensor } = {}): Tensor[] {
+  const { gradient } = options;
+  checkRoot("gradients", root, gradient);
+  for (const input of inputs) {
+    check(input.tracked, "invalid_argument", () => {
+      return `[gradients] ${input} has no gradient: it requires none, was made without recording, or its graph was freed`;
+    });
+  }
+  const run = () =>
     scope(() => {
-      const into = node.edges.map((edge, i) => {
-        const sum = edge instanceof Node && node.edges.indexOf(edge) === i ? pending.get(edge) : undefined;
-        return sum?.exclusive ? sum.tensor : null;
-      });
-      const grads = node.backward(entry.tensor, into);
-      node.edges.forEach((edge, i) => {
-        const grad = grads[i];
-        if (!edge || !grad || grad === into[i]) return; // the last: added in place already
-        // Memory that only this edge gets, fresh or passed on; anything else may be read by others later.
-        const once = grads.indexOf(grad) === grads.lastIndexOf(grad);
-        const exclusive = once && (grad === entry.tensor ? entry.exclusive : ownedByScope(grad) && !grad.isView);
-        if (edge instanceof Node) pending.set(edge, accumulate(pending.get(edge), grad, exclusive));
-        else deposit(edge, grad, !exclusive);
+      const seed = { tensor: gradient ?? ones(root), exclusive: false };
+      return flow(root.gradFn ?? root, seed, inputs).map((grad, i) => {
+        if (grad) return grad;
+        const zeros = empty(inputs[i].shape, { dtype: inputs[i].dtype, device: inputs[i].device });
+        launch("fill", [zeros], [0]);
+        return zeros;
       });
     });
-    pending.delete(node);
-    entry.tensor.unhold();
+  return noGrad(() => withMemoryGroup("gradients", run));
+}
+
+/**
+ * @internal What flows from `root` to each input, on top of `into` where that is there (in place); null where nothing
+ * does. The results are the current scope's. `free` frees the graph on the way.
+ */
+export function flow(
+  root: Target,
+  seed: Pending,
+  inputs: readonly Tensor[],
+  options: { into?: readonly (Tensor | null)[]; free?: boolean } = {},
+): (Tensor | null)[] {
+  const { into = [], free = false } = options;
+  const targets = inputs.map((input) => input.gradFn ?? input);
+  const wanted = new Set(targets);
+  const nodes = root instanceof Node ? reachable(root) : [];
+  const leading = new Set<Target>();
+  for (const node of [...nodes].reverse()) {
+    if (node.freed && !wanted.has(node)) throw freed("gradients", node);
+    if (node.edges.some((edge) => edge && (wanted.has(edge) || leading.has(edge)))) leading.add(node);
   }
-  node.free();
+  const sums = new Map<Target, Pending>();
+  for (const [i, target] of targets.entries()) {
+    const sum = into[i];
+    if (sum) sums.set(target, { tensor: sum.hold(), exclusive: true });
+  }
+  sums.set(root, accumulate(sums.get(root), seed.tensor, seed.exclusive));
+  const pass: Pass = {
+    sums,
+    wants: (target) => wanted.has(target) || leading.has(target),
+    keeps: (node) => wanted.has(node),
+    free,
+  };
+  const results = () =>
+    inputs.map((input, i) => {
+      const sum = sums.get(targets[i]);
+      return sum && sum.tensor !== into[i] ? handOut(sum, input) : (into[i] ?? null);
+    });
+  return walk(
+    nodes.filter((node) => leading.has(node)),
+    pass,
+    results,
+  );
+}
+
+/** A handle of the current scope's on a sum, in the shape and dtype of `like`; a copy where others see the memory. */
+function handOut({ tensor, exclusive }: Pending, like: Tensor): Tensor {
+  if (exclusive && tensor.dtype === like.dtype) {
+    const own = alias(tensor, like.shape);
+    own.isView = false; // the pass lets go of its own handle
+    return own;
+  }
+  const copy = empty(like.shape, { dtype: like.dtype, device: like.device });
+  launch("cast", [tensor, copy], [1, 0]);
+  return copy;
+}
+
+/** Visits the nodes, which must be sorted, and returns what `finish` makes of the sums before those are let go. */
+function walk<T = void>(nodes: readonly Node[], pass: Pass, finish?: () => T): T {
+  // Outputs of inner ops may be gone already, so that freeing a node would free those behind it before their turn.
+  for (const node of nodes) node.retain();
+  try {
+    for (const node of nodes) visit(node, pass);
+    return finish?.() as T;
+  } finally {
+    for (const { tensor } of pass.sums.values()) tensor.unhold();
+    for (const node of nodes) node.release();
+  }
+}
+
+/** Passes a node's gradient on to its edges. */
+function visit(node: Node, pass: Pass): void {
+  const { sums } = pass;
+  const entry = sums.get(node);
+  if (entry) {
+    const kept = pass.keeps(node);
+    const passable = entry.exclusive && !kept;
+    // An inner scope frees the op's temporaries at once; the gradients outlive it by their holds.
+    scope(() => {
+      const needs = node.edges.map((edge) => edge !== null && pass.wants(edge));
+      const into = node.edges.map((edge, i) => {
+        const sum = edge && needs[i] && node.edges.indexOf(edge) === i ? sums.get(edge) : undefined;
+        return sum?.exclusive ? sum.tensor : null;
+      });
+      const grads = node.backward(entry.tensor, needs, into, passable);
+      node.edges.forEach((edge, i) => {
+        const grad = grads[i];
+        if (!edge || !needs[i] || !grad || grad === into[i]) return; // the last: added in place already
+        // Memory that only this edge gets, fresh or passed on; anything else may be read by others later.
+        const once = grads.indexOf(grad) === grads.lastIndexOf(grad);
+        const exclusive = once && (grad === entry.tensor ? passable : ownedByScope(grad) && !grad.isView);
+        if (edge instanceof Node || !pass.leaf) sums.set(edge, accumulate(sums.get(edge), grad, exclusive));
+        else pass.leaf(edge, grad, !exclusive);
+      });
+    });
+    if (!kept) {
+      sums.delete(node);
+      entry.tensor.unhold();
+    }
+  }
+  if (pass.free) node.free();
 }
 
 /** Adds to a leaf's gradient, which lives until it is disposed. Memory that others see too (`shared`) is copied first. */

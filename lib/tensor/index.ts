@@ -1,4 +1,4 @@
-export { backward, isRecording, noGrad, record, wantsGrad } from "./autograd.js";
+export { backward, gradients, isRecording, noGrad, record, wantsGrad } from "./autograd.js";
 export { type BackendStatus, backends, Device, device } from "./device.js";
 export { keep, scope } from "./scope.js";
 export {
