@@ -1,5 +1,5 @@
 import { type FlowRunConfig, vaeFactors } from "../config/index.js";
-import { eulerSample } from "../diffusion/index.js";
+import { eulerSample, guided, holdFrames, type Velocity, withHeldFrames } from "../diffusion/index.js";
 import { check, LtxError } from "../errors.js";
 import { readTensors } from "../formats/checkpoint.js";
 import { createFlowModel, disposeFlowModel, type FlowModel, loadFlowState } from "../models/flow-model.js";
@@ -7,6 +7,7 @@ import { affine, full, normal } from "../ops/index.js";
 import { type Device, noGrad, device as openDevice, scope, type Tensor } from "../tensor/index.js";
 import { Purpose } from "../training/purposes.js";
 import { findModelFile } from "./checkpoint-path.js";
+import { encodeObserved } from "./observed.js";
 import { Video } from "./video.js";
 
 export interface GenerateOptions {
@@ -17,6 +18,10 @@ export interface GenerateOptions {
   /** Classifier-free guidance; 1 for none. */
   guidance?: number;
   seed?: number;
+  /** Numbers the draws of one seed: the windows of a long video, the batches of many clips. */
+  draw?: number;
+  /** Frames that the clips begin with, one clip for each prompt; what follows grows out of them. */
+  observed?: Video;
   signal?: AbortSignal;
   /** Called after each step. */
   onStep?: (done: number, total: number) => void;
@@ -72,6 +77,8 @@ export class TextToVideo {
       steps = sampling.steps,
       guidance = sampling.guidance,
       seed = sampling.seed,
+      draw = 0,
+      observed,
       signal,
       onStep,
     } = options;
@@ -96,19 +103,25 @@ export class TextToVideo {
     const { transformer, text, vae } = model;
     const [f, h, w] = vaeFactors(vae.config).latentShape(sampling.frames, sampling.height, sampling.width);
     const shape = [prompts.length, f, h, w, config.transformer.input_channels];
-    const { start, context } = scope(() =>
-      noGrad(() => ({
-        start: normal(shape, { seed, step: 0, purpose: Purpose.sampleNoise }, { device }),
-        // With guidance both branches go through the network as one batch: conditional first.
-        context: text.encode(guidance === 1 ? prompts : [...prompts, ...prompts.map(() => "")]),
-      })),
+    const { start, context, held } = scope(() =>
+      noGrad(() => {
+        const start = normal(shape, { seed, step: draw, purpose: Purpose.sampleNoise }, { device });
+        const known = observed && encodeObserved(model, observed, prompts.length, device);
+        return {
+          start,
+          held: known && holdFrames(start, known),
+          // With guidance both branches go through the network as one batch: conditional first.
+          context: text.encode(guidance === 1 ? prompts : [...prompts, ...prompts.map(() => "")]),
+        };
+      }),
     );
     try {
+      const plain: Velocity = (x, t) => transformer.forward(x, t, context.embeddings, context.mask);
+      const velocity = guided(plain, guidance);
       const result = await eulerSample({
-        velocity: (x, t) => transformer.forward(x, t, context.embeddings, context.mask),
+        velocity: held ? withHeldFrames(velocity, held) : velocity,
         start,
         steps,
-        guidance,
         initialTimestep: Math.min(sampling.initial_timestep, steps - 1),
         signal,
         onStep,
@@ -117,7 +130,7 @@ export class TextToVideo {
         noGrad(() => {
           const latents = affine(result.latents, 1 / model.latentScale);
           return vae.decode(latents, this.decodeTimes(prompts.length, result.noise), {
-            noise: { seed, step: 0, purpose: Purpose.sampleLayerNoise },
+            noise: { seed, step: draw, purpose: Purpose.sampleLayerNoise },
           });
         }),
       );
@@ -130,6 +143,8 @@ export class TextToVideo {
       start.dispose();
       context.embeddings.dispose();
       context.mask?.dispose();
+      held?.target.dispose();
+      held?.free.dispose();
     }
   }
 
