@@ -8,7 +8,7 @@ import { createReadStream } from "node:fs";
 import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { check, LtxError } from "../errors.js";
-import { type Module, type Parameter, toCheckpoint } from "../nn/index.js";
+import { Counter, type Module, Parameter, toCheckpoint } from "../nn/index.js";
 import type { Shape, Tensor } from "../tensor/index.js";
 import { readSafetensors, type SafetensorsTensor, writeSafetensors } from "./safetensors.js";
 
@@ -39,13 +39,20 @@ export function entry(name: string, parameter: Parameter, tensor: Tensor = param
   return { name, dtype: "F32", shape: parameter.checkpointShape, data };
 }
 
-/** All parameters of a module under a prefix; `values` may give other tensors for some of them (averages). */
+/** The whole state of a module under a prefix; `values` may give other tensors for some parameters (averages). */
 export function moduleEntries(
   module: Module,
   prefix: string,
   values?: ReadonlyMap<Parameter, Tensor>,
 ): SafetensorsTensor[] {
-  return [...module.namedParameters(prefix)].map(([name, p]) => entry(name, p, values?.get(p)));
+  return [...module.namedState(prefix)].map(([name, item]) => {
+    if (item instanceof Parameter) return entry(name, item, values?.get(item));
+    if (item instanceof Counter) {
+      const data = new Uint8Array(BigInt64Array.of(BigInt(item.value)).buffer);
+      return { name, dtype: "I64", shape: [], data };
+    }
+    return { name, dtype: "F32", shape: item.shape, data: () => item.readBytes() };
+  });
 }
 
 /** One number as a tensor of its own. */

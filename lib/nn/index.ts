@@ -1,2 +1,2 @@
-export { CausalConv3d, Conv3d, LayerNorm, Linear, TimestepEmbedding } from "./layers.js";
-export { fromCheckpoint, Initializer, Module, Parameter, toCheckpoint } from "./module.js";
+export { BatchNorm, CausalConv3d, Conv2d, Conv3d, LayerNorm, Linear, TimestepEmbedding } from "./layers.js";
+export { Counter, fromCheckpoint, Initializer, Module, Parameter, StateBuffer, toCheckpoint } from "./module.js";

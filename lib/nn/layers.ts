@@ -1,4 +1,5 @@
 import {
+  batchNorm,
   type Conv3dOptions,
   conv3d,
   linear,
@@ -8,7 +9,7 @@ import {
   type UnaryKind,
 } from "../ops/index.js";
 import type { Tensor } from "../tensor/index.js";
-import { type Initializer, Module, type Parameter } from "./module.js";
+import { Counter, type Initializer, Module, type Parameter, type StateBuffer } from "./module.js";
 
 /** y = act(x Wᵀ + b), initialised as PyTorch's nn.Linear. */
 export class Linear extends Module {
@@ -51,6 +52,26 @@ export class Conv3d extends Module {
 
   forward(x: Tensor, residual: Tensor | null = null): Tensor {
     return conv3d(x, this.weight, this.bias, this._options, residual);
+  }
+}
+
+export interface Conv2dOptions {
+  stride?: number;
+  /** Zeros on each side of height and width. */
+  padding?: number;
+  bias?: boolean;
+}
+
+/** A 2D convolution over each frame of (B,F,H,W,C), initialised as PyTorch's nn.Conv2d; weight (O,1,Y,X,I) in memory. */
+export class Conv2d extends Conv3d {
+  constructor(inputs: number, outputs: number, kernel: number, init: Initializer, options: Conv2dOptions = {}) {
+    const { stride = 1, padding = 0, bias } = options;
+    super(inputs, outputs, [1, kernel, kernel], init, {
+      stride: [1, stride, stride],
+      padSpace: [padding, padding],
+      bias,
+    });
+    this.weight.layout = "conv2d";
   }
 }
 
@@ -108,6 +129,30 @@ export class LayerNorm extends Module {
       bias: this.bias,
       ...options,
     });
+  }
+}
+
+/** Batch norm over all positions of (…, C), as PyTorch's with momentum 0.1 and eps 1e-5. */
+export class BatchNorm extends Module {
+  weight: Parameter;
+  bias: Parameter;
+  running_mean: StateBuffer;
+  running_var: StateBuffer;
+  num_batches_tracked = new Counter();
+
+  constructor(channels: number, init: Initializer) {
+    super();
+    this.weight = init.constant([channels], 1);
+    this.bias = init.constant([channels], 0);
+    this.running_mean = init.buffer([channels], 0);
+    this.running_var = init.buffer([channels], 1);
+  }
+
+  /** Normalises by the statistics of x in training, which the running ones follow; else by the running ones. */
+  forward(x: Tensor): Tensor {
+    const { weight, bias, running_mean: runningMean, running_var: runningVar, training } = this;
+    if (training) this.num_batches_tracked.value++;
+    return batchNorm(x, { weight, bias, runningMean, runningVar, training });
   }
 }
 
