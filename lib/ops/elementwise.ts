@@ -92,7 +92,7 @@ export function mul(a: Tensor, b: Tensor): Tensor {
   });
 }
 
-/** An elementwise function; `clamp` takes its bounds. */
+/** An elementwise function; `clamp` takes its bounds, `leaky_relu` its slope as `lo`. */
 export function unary(kind: UnaryKind, x: Tensor, lo = 0, hi = 0): Tensor {
   checkFloats(kind, x);
   const scalars = [Unary[kind], lo, hi];
@@ -112,6 +112,12 @@ export const sigmoid = (x: Tensor): Tensor => unary("sigmoid", x);
 export const exp = (x: Tensor): Tensor => unary("exp", x);
 export const square = (x: Tensor): Tensor => unary("square", x);
 export const abs = (x: Tensor): Tensor => unary("abs", x);
+export const relu = (x: Tensor): Tensor => unary("relu", x);
+/** x where it is positive, else slope · x. The default slope is that of the GAN discriminators (PyTorch's own is 0.01). */
+export const leakyRelu = (x: Tensor, slope = 0.2): Tensor => unary("leaky_relu", x, slope);
+/** log(1 + eˣ), exact far from zero too. */
+export const softplus = (x: Tensor): Tensor => unary("softplus", x);
+export const reciprocal = (x: Tensor): Tensor => unary("reciprocal", x);
 /** Values limited to [lo, hi]; no gradient outside. */
 export const clamp = (x: Tensor, lo: number, hi: number): Tensor => unary("clamp", x, lo, hi);
 

@@ -54,6 +54,26 @@ export function sliceLast(x: Tensor, start: number, count: number): Tensor {
   return move("slice_last", "slice_last_backward", x, [...x.shape.slice(0, -1), count], [start]);
 }
 
+/**
+ * The columns of a, then those of b: (…, Ca), (…, Cb) to (…, Ca + Cb).
+ * @throws {LtxError} `shape_mismatch` when leading dimensions differ, `dtype_mismatch`.
+ */
+export function concatLast(a: Tensor, b: Tensor): Tensor {
+  const rows = a.shape.slice(0, -1);
+  check(a.dims > 0 && a.dims === b.dims && rows.join() === b.shape.slice(0, -1).join(), "shape_mismatch", () => {
+    return `[concat] operands differ in more than the last dimension: [${a.shape}] and [${b.shape}]`;
+  });
+  checkFloats("concat", a, b);
+  check(a.dtype === b.dtype, "dtype_mismatch", () => `[concat] operands are ${a.dtype} and ${b.dtype}`);
+  const [left, right] = [a.shape[a.dims - 1], b.shape[b.dims - 1]];
+  const y = empty([...rows, left + right], { dtype: a.dtype, device: a.device });
+  launch("concat_last", [a, b, y]);
+  return record("concat", y, [a, b], [], (grad, needs) => [
+    needs[0] ? sliceLast(grad, 0, left) : null,
+    needs[1] ? sliceLast(grad, left, right) : null,
+  ]);
+}
+
 /** Samples start … start + count of the first dimension; the same memory. No gradient flows back. */
 export function sliceFirst(x: Tensor, start: number, count: number): Tensor {
   check(!x.tracked, "invalid_argument", () => "[slice] samples of a tracked tensor can't be taken: detach it first");

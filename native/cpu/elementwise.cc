@@ -31,7 +31,9 @@ void binary(Operand a, Operand b, Operand y, F f) {
 }
 
 double unary_cost(int kind) {
-  return kind == kSilu || kind == kGeluTanh || kind == kSigmoid || kind == kExp || kind == kTanh ? 1.0 : 0.3;
+  return kind == kSilu || kind == kGeluTanh || kind == kSigmoid || kind == kExp || kind == kTanh || kind == kSoftplus
+             ? 1.0
+             : 0.3;
 }
 
 }  // namespace
@@ -60,6 +62,12 @@ void unary_block(int kind, const float* x, float* y, int64_t n, float lo, float 
       return map(x, y, n, [](float v) { return at_least(v, 0.0f); });
     case kTanh:
       return map(x, y, n, [](float v) { return vtanh(v); });
+    case kLeakyRelu:
+      return map(x, y, n, [=](float v) { return v > 0 ? v : lo * v; });
+    case kSoftplus:
+      return map(x, y, n, [](float v) { return vsoftplus(v); });
+    case kReciprocal:
+      return map(x, y, n, [](float v) { return 1.0f / v; });
     default:
       return;
   }
@@ -95,6 +103,12 @@ void unary_grad_block(int kind, const float* x, const float* dy, float* dx, int6
         const float t = vtanh(v);
         return d * (1.0f - t) * (1.0f + t);
       });
+    case kLeakyRelu:
+      return map(x, dy, dx, n, [=](float v, float d) { return v > 0 ? d : lo * d; });
+    case kSoftplus:
+      return map(x, dy, dx, n, [](float v, float d) { return d * vsigmoid(v); });
+    case kReciprocal:
+      return map(x, dy, dx, n, [](float v, float d) { return -d / (v * v); });
     default:
       return;
   }

@@ -231,6 +231,23 @@ void slice_last_backward(const Call& call) {
   });
 }
 
+void concat_last(const Call& call) {
+  const Operand a = call[0], b = call[1], y = call[2];
+  const int64_t left = a.columns(), right = b.columns(), columns = left + right;
+  if (!y.size()) return;
+  by_size(y, [&](auto tag) {
+    using T = decltype(tag);
+    const T *from_a = a.data<const T>(), *from_b = b.data<const T>();
+    T* out = y.data<T>();
+    parallel(y.rows(), static_cast<double>(columns) * 0.2 + 5, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        std::copy_n(from_a + r * left, left, out + r * columns);
+        std::copy_n(from_b + r * right, right, out + r * columns + left);
+      }
+    });
+  });
+}
+
 void gather_rows(const Call& call) {
   const Operand table = call[0], index = call[1], y = call[2];
   const int64_t rows = index.size(), columns = table.columns();

@@ -12,7 +12,10 @@ enum Unary {
   kClamp = 7,
   kSqrt = 8,
   kRelu = 9,
-  kTanh = 10
+  kTanh = 10,
+  kLeakyRelu = 11,
+  kSoftplus = 12,
+  kReciprocal = 13
 };
 enum Norm { kNormNone = 0, kNormPixel = 1, kNormRms = 2, kNormLayer = 3, kNormGroup = 4 };
 enum Reduce { kSum = 0, kSumSquares = 1 };

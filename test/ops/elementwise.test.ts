@@ -24,8 +24,8 @@ describe("unary", () => {
   }
 
   it("the named functions are those kinds", async () => {
-    const { silu, gelu, sigmoid, exp, square, abs } = ops;
-    const named = { silu, gelu_tanh: gelu, sigmoid, exp, square, abs };
+    const { silu, gelu, sigmoid, exp, square, abs, relu, softplus } = ops;
+    const named = { silu, gelu_tanh: gelu, sigmoid, exp, square, abs, relu, softplus };
     for (const [kind, run] of Object.entries(named)) {
       const operands = { x: input(draw([7, 3], 3)) };
       const f = activations[kind as keyof typeof named];
@@ -35,11 +35,39 @@ describe("unary", () => {
 
   it("stays finite and exact far from zero", async () => {
     const x = [-1e4, -100, -20, 20, 100, 1e4];
-    for (const kind of ["silu", "gelu_tanh", "sigmoid", "tanh"] as const) {
+    for (const kind of ["silu", "gelu_tanh", "sigmoid", "tanh", "softplus"] as const) {
       const y = ops.unary(kind, Tensor.from(x, [6]));
       const values = await y.read();
       for (const [i, v] of x.entries()) expect(values[i], `${kind}(${v})`).toBeCloseTo(activations[kind](v), 5);
     }
+  });
+
+  it("softplus keeps its relative accuracy where it tends to zero", async () => {
+    const x = Array.from({ length: 2001 }, (_, i) => Math.fround((i - 1000) * 0.087));
+    const y = await ops.softplus(Tensor.from(x, [x.length])).read();
+    for (const [i, v] of x.entries()) expect(Math.abs(y[i] / activations.softplus(v) - 1)).toBeLessThan(4e-7);
+    const limits = await ops.softplus(Tensor.from([-Infinity, Infinity, Number.NaN], [3])).read();
+    expect([...limits]).toEqual([0, Infinity, Number.NaN]);
+  });
+
+  it("leaky ReLU scales what is negative by its slope", async () => {
+    for (const [i, shape] of shapes.entries()) {
+      for (const slope of [undefined, 0.01]) {
+        await checkOp({
+          operands: { x: input(draw(shape, i + 1)) },
+          run: ({ x }) => ops.leakyRelu(x, slope),
+          reference: ({ x }) => reference.elementwise.leakyRelu(x, slope ?? 0.2),
+        });
+      }
+    }
+  });
+
+  it("reciprocal divides one by it", async () => {
+    await checkOp({
+      operands: { x: input(draw([7, 3], 8, 0.5, 2)) },
+      run: ({ x }) => ops.reciprocal(x),
+      reference: ({ x }) => map(x, (v) => 1 / v),
+    });
   });
 
   it("clamp limits, and lets gradients through inside only", async () => {

@@ -193,6 +193,39 @@ describe("slices", () => {
   });
 });
 
+describe("concatLast", () => {
+  it("puts columns side by side", async () => {
+    for (const [rows, left, right] of [
+      [[3], 2, 5],
+      [[2, 3, 2], 17, 1],
+      [[], 3, 2],
+      [[4], 0, 3],
+      [[4], 3, 0],
+      [[2, 0], 3, 1],
+      [[1, 1], 1, 1],
+    ] as const) {
+      await checkOp({
+        operands: { a: input(draw([...rows, left], 1)), b: input(draw([...rows, right], 2)) },
+        run: ({ a, b }) => ops.concatLast(a, b),
+        reference: ({ a, b }) => reference.rearrange.concatLast(a, b),
+        tolerance: exact,
+      });
+    }
+  });
+
+  it("rejects what does not fit", () => {
+    expectError(
+      "shape_mismatch",
+      /\[concat\] operands differ in more than the last dimension: \[2,3\] and \[3,3\]/,
+      () => ops.concatLast(some([2, 3]), some([3, 3])),
+    );
+    expectError("shape_mismatch", /\[concat\]/, () => ops.concatLast(some([2, 3]), some([1, 2, 3])));
+    expectError("dtype_mismatch", /\[concat\] operands are f32 and bf16/, () =>
+      ops.concatLast(some([2, 3]), some([2, 3], "bf16")),
+    );
+  });
+});
+
 describe("gatherRows", () => {
   it("reads rows; gradients add up over repeated indices", async () => {
     for (const [table, index] of [

@@ -13,7 +13,10 @@ export const activations = {
   sqrt: Math.sqrt,
   relu: (v: number) => Math.max(0, v),
   tanh: Math.tanh,
+  softplus: (v: number) => Math.max(0, v) + Math.log1p(Math.exp(-Math.abs(v))),
 };
+
+export const leakyRelu = (x: Arr, slope: number): Arr => map(x, (v) => (v > 0 ? v : slope * v));
 
 export const clamp = (x: Arr, lo: number, hi: number): Arr => map(x, (v) => Math.min(hi, Math.max(lo, v)));
 

@@ -48,6 +48,18 @@ export function sliceLast(x: Arr, start: number, count: number): Arr {
   return y;
 }
 
+/** The columns of a, then those of b. */
+export function concatLast(a: Arr, b: Arr): Arr {
+  const [left, right] = [a.shape[a.shape.length - 1], b.shape[b.shape.length - 1]];
+  const y = arr([...a.shape.slice(0, -1), left + right]);
+  for (let i = 0; i < y.data.length; i++) {
+    const row = Math.floor(i / (left + right));
+    const column = i % (left + right);
+    y.data[i] = column < left ? a.data[row * left + column] : b.data[row * right + column - left];
+  }
+  return y;
+}
+
 export function gatherRows(table: Arr, index: Arr): Arr {
   const width = table.data.length / table.shape[0];
   const y = arr([...index.shape, ...table.shape.slice(1)]);
