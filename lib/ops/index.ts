@@ -1,4 +1,5 @@
 export * from "./attention.js";
+export * from "./batch-norm.js";
 export * from "./conv3d.js";
 export * from "./elementwise.js";
 export * from "./embedding.js";
