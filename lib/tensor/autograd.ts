@@ -336,8 +336,8 @@ function deposit(leaf: Tensor, grad: Tensor, shared: boolean): void {
   leaf.grad = keep(own);
 }
 
-/** All nodes behind `root`, latest first: creation order is a topological order. */
-function reachable(root: Node): Node[] {
+/** @internal All nodes behind `root`, itself included, latest first: creation order is a topological order. */
+export function reachable(root: Node): Node[] {
   const seen = new Set<Node>([root]);
   const stack = [root];
   for (let node = stack.pop(); node; node = stack.pop()) {

@@ -1,4 +1,5 @@
 export { backward, gradients, isRecording, noGrad, record, wantsGrad } from "./autograd.js";
+export { checkpoint } from "./checkpoint.js";
 export { type BackendStatus, backends, Device, device } from "./device.js";
 export { keep, scope } from "./scope.js";
 export {
