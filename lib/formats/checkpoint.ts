@@ -10,7 +10,8 @@ import { join } from "node:path";
 import { check, LtxError } from "../errors.js";
 import { Counter, type Module, Parameter, toCheckpoint } from "../nn/index.js";
 import type { Shape, Tensor } from "../tensor/index.js";
-import { readSafetensors, type SafetensorsTensor, writeSafetensors } from "./safetensors.js";
+import { type SafetensorsTensor, writeSafetensors } from "./safetensors.js";
+import { openTensorFile } from "./tensor-file.js";
 
 export const MODEL_FILE = "model.safetensors";
 export const TRAINING_FILE = "training.safetensors";
@@ -129,12 +130,12 @@ export async function verifyCheckpoint(path: string): Promise<void> {
   }
 }
 
-/** Tensors by name as f32. `wanted` limits them by name. */
+/** Tensors by name as f32, of a safetensors file or a state dict that PyTorch saved. `wanted` limits them by name. */
 export async function readTensors(
   path: string,
   wanted: (name: string) => boolean = () => true,
 ): Promise<{ metadata: Record<string, string>; tensors: Map<string, { shape: Shape; data: Float32Array }> }> {
-  const file = await readSafetensors(path);
+  const file = await openTensorFile(path);
   try {
     const tensors = new Map<string, { shape: Shape; data: Float32Array }>();
     for (const [name, { shape }] of file.tensors) {
