@@ -86,7 +86,7 @@ async function listEntries(file: RandomAccess, damaged: Damaged): Promise<Map<st
     return entries;
   } catch (cause) {
     if (cause instanceof LtxError) throw cause;
-    throw damaged((cause as Error).message, cause);
+    throw damaged((cause as Error).message.replace(/\.$/, ""), cause);
   } finally {
     zip?.close();
   }

@@ -1,5 +1,6 @@
 /** Case kind to the function that computes it: one file a family, one line here for each kind. */
 import type { GoldenCase } from "../support/fixture.js";
+import { checkpointPt } from "./checkpoint.js";
 import { causalConv3d, depthToSpaceUpsample, patchify } from "./convolution.js";
 import { timestepEmbedding } from "./embedding.js";
 import { flowLossCase, qsample, sampler, times } from "./flow.js";
@@ -11,6 +12,7 @@ import { dwt3 } from "./wavelet.js";
 
 export const cases: Readonly<Record<string, GoldenCase>> = {
   "x-adam": adam,
+  "x-checkpoint-pt": checkpointPt,
   "x-conv3d-causal": causalConv3d,
   "x-depth-to-space": depthToSpaceUpsample,
   "x-dwt3": dwt3,
