@@ -2,7 +2,7 @@ import { check } from "../../errors.js";
 import { type Initializer, LayerNorm, Linear, Module, type Parameter } from "../../nn/index.js";
 import { add, addRows, affine, attention, cast, gatherRows } from "../../ops/index.js";
 import { scope, Tensor } from "../../tensor/index.js";
-import type { TextEmbedding, TextEncoder } from "./text-encoder.js";
+import { checkPrompts, type PreparedPrompts, type TextEmbedding, type TextEncoder } from "./text-encoder.js";
 
 export interface ByteEncoderOptions {
   width: number;
@@ -121,18 +121,18 @@ export class ByteTextEncoder extends Module implements TextEncoder {
     return this._options.max_length;
   }
 
+  /** There is nothing to wait for: it learns, so each step encodes anew. */
+  async prepare(prompts: readonly string[]): Promise<PreparedPrompts> {
+    checkPrompts("byte encoder", prompts);
+    return () => this.encode(prompts);
+  }
+
   /**
    * Embeddings (B, max_length, width) f32 and mask (B, max_length) f32 of B prompts.
    * @throws {LtxError} `invalid_argument` for anything but a list of strings.
    */
   encode(prompts: readonly string[]): TextEmbedding {
-    check(
-      Array.isArray(prompts) && prompts.length > 0 && prompts.every((p) => typeof p === "string"),
-      "invalid_argument",
-      () => {
-        return `[byte encoder] expects a list of prompts (strings), got ${JSON.stringify(prompts)}`;
-      },
-    );
+    checkPrompts("byte encoder", prompts);
     const { maxLength, device } = this;
     const tokens = new Int32Array(prompts.length * maxLength);
     const counts = new Float32Array(tokens.length);

@@ -1,0 +1,88 @@
+/** Weights as the Hugging Face hub stores them: one file, or several with an index that says which holds what. */
+import { readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { check, LtxError } from "../errors.js";
+import { openTensorFile, type TensorFile } from "./tensor-file.js";
+
+/** Names of the single file, in the order of preference; an index has `.index.json` behind it. */
+const WEIGHT_FILES = ["model.safetensors", "pytorch_model.bin"];
+
+/**
+ * Opens the weights in `folder`: `model.safetensors`, or shards beside `model.safetensors.index.json`, or the same of
+ * `pytorch_model.bin`. Of shards only those are opened that hold a tensor that is `wanted`.
+ * @throws LtxError `checkpoint` when a file is missing or the index does not fit the shards; `file_format`, `io`
+ */
+export async function openShards(folder: string, wanted: (name: string) => boolean = () => true): Promise<TensorFile> {
+  for (const name of WEIGHT_FILES) {
+    if (await isFile(join(folder, name))) return openTensorFile(join(folder, name));
+    const index = join(folder, `${name}.index.json`);
+    if (await isFile(index)) return openIndexed(folder, index, wanted);
+  }
+  throw new LtxError(
+    "checkpoint",
+    `[weights] ${folder} holds no weights: expected model.safetensors, or model.safetensors.index.json with its shards`,
+  );
+}
+
+async function openIndexed(folder: string, index: string, wanted: (name: string) => boolean): Promise<TensorFile> {
+  const shardOf = new Map(Object.entries(await readIndex(index)).filter(([name]) => wanted(name)));
+  const shards = new Map<string, TensorFile>();
+  const close = async () => {
+    for (const shard of shards.values()) await shard.close();
+  };
+  try {
+    for (const shard of new Set(shardOf.values())) {
+      const path = join(folder, shard);
+      check(await isFile(path), "checkpoint", () => `[weights] ${path} is missing, ${index} names it`);
+      shards.set(shard, await openTensorFile(path));
+    }
+    const holder = (name: string): TensorFile => {
+      const file = shards.get(shardOf.get(name) ?? "");
+      check(file, "invalid_argument", () => `[weights] ${index} names no tensor "${name}"`);
+      return file;
+    };
+    const tensors = new Map(
+      [...shardOf].map(([name, shard]) => {
+        const entry = holder(name).tensors.get(name);
+        check(
+          entry,
+          "checkpoint",
+          () => `[weights] ${join(folder, shard)} lacks "${name}", which ${index} says is there`,
+        );
+        return [name, entry];
+      }),
+    );
+    return {
+      metadata: {},
+      tensors,
+      read: (name) => holder(name).read(name),
+      readF32: (name) => holder(name).readF32(name),
+      close,
+    };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** Shard by tensor. */
+async function readIndex(path: string): Promise<Record<string, string>> {
+  let map: unknown;
+  try {
+    map = JSON.parse(await readFile(path, "utf8"))?.weight_map;
+  } catch (cause) {
+    throw new LtxError("file_format", `[weights] ${path} cannot be read (${(cause as Error).message})`, { cause });
+  }
+  // A shard lies beside its index: anything else in its name leads out of the folder.
+  const isName = (value: unknown) => typeof value === "string" && /^[^/\\]+$/.test(value) && !/^\.+$/.test(value);
+  check(typeof map === "object" && map !== null && Object.values(map).every(isName), "file_format", () => {
+    return `[weights] ${path} expects "weight_map", from tensors to the names of files beside it`;
+  });
+  return map as Record<string, string>;
+}
+
+const isFile = (path: string): Promise<boolean> =>
+  stat(path).then(
+    (info) => info.isFile(),
+    () => false,
+  );

@@ -1,0 +1,139 @@
+import { resolve } from "node:path";
+import { check } from "../../errors.js";
+import { gatherRows } from "../../ops/index.js";
+import { type Device, device as openDevice, scope, Tensor } from "../../tensor/index.js";
+import { PromptCache, type PromptCacheOptions } from "./prompt-cache.js";
+import type { T5Encoder } from "./t5-encoder.js";
+import { findT5Folder, T5Folder } from "./t5-folder.js";
+import { checkPrompts, type PreparedPrompts, type TextEncoder } from "./text-encoder.js";
+
+export interface T5TextEncoderOptions {
+  /** The model's name on the Hugging Face hub, for the look-up; see {@link findT5Folder}. */
+  version: string;
+  /** Its folder, instead of a look-up. */
+  path?: string;
+  /** Look the version up when nothing is at `path`. */
+  fallback?: boolean;
+  /** Tokens of every prompt: shorter ones are padded, longer ones cut. */
+  maxLength: number;
+  device?: Device;
+  computeDtype?: "f32" | "bf16";
+  cache?: PromptCacheOptions;
+}
+
+/**
+ * A frozen T5. The network is loaded when the first prompt comes that the cache does not hold. Every prompt is encoded
+ * alone and without padding, which no token attends to, so its features don't depend on what it came with; the features
+ * of padding are zeros, which the transformer does not read.
+ */
+export class T5TextEncoder implements TextEncoder {
+  readonly trainable = false;
+  private network: Promise<T5Encoder> | null = null;
+  private readonly underway = new Map<string, Promise<Float32Array>>();
+
+  private constructor(
+    private readonly folder: T5Folder,
+    readonly cache: PromptCache,
+    private readonly device: Device,
+    private readonly options: T5TextEncoderOptions,
+  ) {}
+
+  /** @throws {LtxError} `unavailable` when no folder is found, `checkpoint` or `file_format` when it is not whole. */
+  static async open(options: T5TextEncoderOptions): Promise<T5TextEncoder> {
+    const { maxLength, fallback, computeDtype = "f32" } = options;
+    check(Number.isInteger(maxLength) && maxLength >= 1, "config", () => {
+      return `[t5] max_length must be an integer from 1, got ${maxLength}`;
+    });
+    const folder = await T5Folder.open(await findT5Folder(options, { fallback }));
+    const fingerprint = [folder.modelHash, folder.tokenizerHash, maxLength, computeDtype].join(" ");
+    const cache = await PromptCache.open(fingerprint, folder.config.d_model, options.cache);
+    return new T5TextEncoder(folder, cache, options.device ?? openDevice(), options);
+  }
+
+  get width(): number {
+    return this.folder.config.d_model;
+  }
+
+  get maxLength(): number {
+    return this.options.maxLength;
+  }
+
+  /** Where it was found. */
+  get path(): string {
+    return resolve(this.folder.path);
+  }
+
+  /** What tells its weights from other models'. */
+  get modelHash(): string {
+    return this.folder.modelHash;
+  }
+
+  /** @throws {LtxError} `invalid_argument` for anything but a list of strings; `checkpoint`, `io` from the weights */
+  async prepare(prompts: readonly string[]): Promise<PreparedPrompts> {
+    checkPrompts("t5", prompts);
+    const rows: Float32Array[] = [];
+    for (const prompt of prompts) rows.push(this.cache.get(prompt) ?? (await this.encode(prompt)));
+    const { width, maxLength, device } = this;
+    // Row 0 is the padding's.
+    const counts = rows.map((part) => part.length / width);
+    const table = new Float32Array((1 + counts.reduce((a, b) => a + b, 0)) * width);
+    const index = new Int32Array(prompts.length * maxLength);
+    const mask = new Float32Array(index.length);
+    let next = 1;
+    for (const [i, part] of rows.entries()) {
+      table.set(part, next * width);
+      for (let k = 0; k < counts[i]; k++) index[i * maxLength + k] = next++;
+      mask.fill(1, i * maxLength, i * maxLength + counts[i]);
+    }
+    const shape = [prompts.length, maxLength];
+    return () =>
+      scope(() => {
+        const features = Tensor.from(table, [table.length / width, width], { device });
+        const embeddings = gatherRows(features, Tensor.from(index, shape, { device }));
+        return { embeddings, mask: Tensor.from(mask, shape, { device }) };
+      });
+  }
+
+  /** A prompt's features, its tokens x width; two who ask for the same one share the work. */
+  private encode(prompt: string): Promise<Float32Array> {
+    let features = this.underway.get(prompt);
+    if (!features) {
+      features = this.compute(prompt).finally(() => this.underway.delete(prompt));
+      this.underway.set(prompt, features);
+    }
+    return features;
+  }
+
+  private async compute(prompt: string): Promise<Float32Array> {
+    const network = await this.load();
+    const hidden = network.forward([this.folder.tokenizer.encode(prompt, this.maxLength)]);
+    try {
+      const rows = (await hidden.read()) as Float32Array;
+      await this.cache.add(prompt, rows);
+      return rows;
+    } finally {
+      hidden.dispose();
+    }
+  }
+
+  private load(): Promise<T5Encoder> {
+    this.network ??= this.folder.load(this.device, { computeDtype: this.options.computeDtype }).catch((error) => {
+      this.network = null;
+      throw error;
+    });
+    return this.network;
+  }
+
+  parameters(): [] {
+    return [];
+  }
+
+  dispose(): void {
+    const { network } = this;
+    this.network = null;
+    network?.then(
+      (loaded) => loaded.dispose(),
+      () => {},
+    );
+  }
+}
