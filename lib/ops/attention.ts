@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { checkFloats, checkSingles, empty, launch, record, type Tensor } from "../tensor/index.js";
+import { checkFloats, checkSingles, empty, launch, record, type Tensor, wantsGrad } from "../tensor/index.js";
 
 export interface AttentionOptions {
   heads: number;
@@ -12,17 +12,28 @@ export interface AttentionOptions {
   sin?: Tensor | null;
   /** Added to the scores: (B, Lk) f32, a constant. */
   mask?: Tensor | null;
+  /** Added to the scores of every sample: (heads, Lq, Lk) f32. Without gradients only. */
+  bias?: Tensor | null;
   /** Of the scores; 1/√(head width) unless given. */
   scale?: number;
 }
 
 /**
- * softmax(q̂ k̂ᵀ · scale + mask) v for each head, where q̂ and k̂ are q and k after the optional norm and rotation, in one
+ * softmax(q̂ k̂ᵀ · scale + mask + bias) v for each head, where q̂ and k̂ are q and k after the optional norm and rotation, in one
  * op. q (B,Lq,D), k, v (B,Lk,D), result (B,Lq,D), D = heads · head width. Backward recomputes the probabilities.
- * @throws {LtxError} `shape_mismatch`, `dtype_mismatch`.
+ * @throws {LtxError} `shape_mismatch`, `dtype_mismatch`; `unavailable` when a gradient is wanted through scores with a bias.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor {
-  const { heads, qWeight = null, kWeight = null, eps = 1e-5, cos = null, sin = null, mask = null } = options;
+  const {
+    heads,
+    qWeight = null,
+    kWeight = null,
+    eps = 1e-5,
+    cos = null,
+    sin = null,
+    mask = null,
+    bias = null,
+  } = options;
   const [batch, length, width] = q.shape;
   const keys = k.shape[1];
   check(
@@ -59,8 +70,14 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     "shape_mismatch",
     () => `[attention] mask expects [${batch},${keys}], got [${mask?.shape}]`,
   );
-  checkFloats("attention", q, k, v, qWeight, kWeight, cos, sin, mask);
-  checkSingles("attention", { qWeight, kWeight, cos, sin, mask });
+  check(!bias || bias.shape.join() === [heads, length, keys].join(), "shape_mismatch", () => {
+    return `[attention] bias expects [${heads},${length},${keys}], got [${bias?.shape}]`;
+  });
+  check(!bias || !wantsGrad(q, k, v, qWeight, kWeight, bias), "unavailable", () => {
+    return "[attention] scores with a bias have no gradient: run the model inside noGrad, or detach its inputs";
+  });
+  checkFloats("attention", q, k, v, qWeight, kWeight, cos, sin, mask, bias);
+  checkSingles("attention", { qWeight, kWeight, cos, sin, mask, bias });
   const scalars = [heads, eps, options.scale ?? (width / heads) ** -0.5];
   const { device } = q;
   const y = empty(q.shape, { dtype: q.dtype, device });
@@ -69,7 +86,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   const kRstd = kWeight ? empty([batch, keys], { device }) : null;
   const inputs = [q, k, v, qWeight, kWeight, cos, sin, mask];
   const outputs = [y, lse, qRstd, kRstd];
-  launch("attention", [...inputs, ...outputs], scalars);
+  launch("attention", [...inputs, bias, ...outputs], scalars);
   record("attention", y, [q, k, v, qWeight, kWeight], [...inputs, ...outputs], (grad) => {
     const grads = [q, k, v, qWeight, kWeight].map((t) => t && empty(t.shape, { dtype: t.dtype, device }));
     launch("attention_backward", [...inputs, ...outputs, grad, ...grads], scalars);

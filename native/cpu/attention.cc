@@ -1,5 +1,5 @@
-// Attention forward: softmax(q k^T scale + mask) v a head, with q and k normed and rotated on the way in, without
-// storing the scores; and the rotation alone.
+// Attention forward: softmax(q k^T scale + mask + bias) v a head, with q and k normed and rotated on the way in,
+// without storing the scores; and the rotation alone.
 #include "attention_rows.h"
 
 namespace ltx::cpu {
@@ -11,12 +11,12 @@ constexpr int64_t kQueryBlock = 48;
 constexpr int64_t kKeyBlock = 128;
 static_assert(kKeyBlock % kPanel == 0);
 
-// Adds the bias to a row of scores and returns the greatest.
-float biased_maximum(float* scores, const float* bias, int64_t n) {
-  Lanes most = load_lanes(scores) + load_lanes(bias);
+// Adds the mask to a row of scores and returns the greatest.
+float masked_maximum(float* scores, const float* mask, int64_t n) {
+  Lanes most = load_lanes(scores) + load_lanes(mask);
   store_lanes(scores, most);
   for (int64_t i = kLanes; i < n; i += kLanes) {
-    const Lanes v = load_lanes(scores + i) + load_lanes(bias + i);
+    const Lanes v = load_lanes(scores + i) + load_lanes(mask + i);
     store_lanes(scores + i, v);
     most = v > most ? v : most;
   }
@@ -40,10 +40,11 @@ float exponentials(float* scores, float maximum, int64_t n) {
   return sum;
 }
 
-// One block of queries of one head. out: (kQueryBlock, pitch). Returns through y (rows of `channels`) and lse.
+// One block of queries of one head. mask: (padded keys); bias: a row of (keys) for every query, or null. out:
+// (kQueryBlock, pitch). Returns through y (rows of `channels`) and lse.
 template <class T>
 void attend(const float* q, int64_t rows, const HeadLayout& keys, const float* k_panels, const float* v,
-            const float* bias, float* out, T* y, float* lse) {
+            const float* mask, const float* bias, float* out, T* y, float* lse) {
   alignas(64) float scores[kQueryBlock * kKeyBlock];
   float maximum[kQueryBlock], sum[kQueryBlock] = {};
   std::fill(maximum, maximum + rows, -INFINITY);
@@ -57,7 +58,13 @@ void attend(const float* q, int64_t rows, const HeadLayout& keys, const float* k
     }
     for (int64_t i = 0; i < rows; ++i) {
       float* row = scores + i * kKeyBlock;
-      const float most = std::max(maximum[i], biased_maximum(row, bias + key, width));
+      if (bias) {
+        const float* more = bias + i * keys.length + key;
+        const int64_t n = std::min(width, keys.length - key);
+#pragma omp simd
+        for (int64_t j = 0; j < n; ++j) row[j] += more[j];
+      }
+      const float most = std::max(maximum[i], masked_maximum(row, mask + key, width));
       // Until a key that is not masked comes, the row's maximum is -infinity and its sum zero.
       const float base = most == -INFINITY ? 0.0f : most;
       const float shrink = softmax_exp(maximum[i] - base);
@@ -92,16 +99,16 @@ void attention_forward(const Call& call) {
   const HeadLayout queries{heads, head_dim, call[0].dim(1)}, keys{heads, head_dim, call[1].dim(1)};
   const double eps = call.scalar(1);
   const auto optional = [&](int i) { return call[i] ? call[i].data<float>() : nullptr; };
-  const Projection<T> q{call[0].data<T>(), optional(3), optional(10),
+  const Projection<T> q{call[0].data<T>(), optional(3), optional(11),
                         optional(5),       optional(6), static_cast<float>(call.scalar(2))};
-  const Projection<T> k{call[1].data<T>(), optional(4), optional(11), optional(5), optional(6)};
+  const Projection<T> k{call[1].data<T>(), optional(4), optional(12), optional(5), optional(6)};
   const Projection<T> v{call[2].data<T>(), nullptr, nullptr};
-  const float* mask = optional(7);
-  T* y = call[8].data<T>();
-  float* lse = call[9].data<float>();
+  const float *mask = optional(7), *bias = optional(8);
+  T* y = call[9].data<T>();
+  float* lse = call[10].data<float>();
 
   const int64_t at_k = queries.size(), at_panels = at_k + keys.size(), at_v = at_panels + keys.size();
-  const int64_t at_bias = at_v + keys.size(), channels = queries.channels();
+  const int64_t at_mask = at_v + keys.size(), channels = queries.channels();
   const Phase pack{queries.groups() + 2 * keys.groups() + 1, [&](int64_t b, float* work, float* line, int64_t unit) {
                      if (unit < queries.groups())
                        return pack_group(q, false, eps, queries, b, unit, work, nullptr, line);
@@ -109,7 +116,7 @@ void attention_forward(const Call& call) {
                        return pack_group(k, false, eps, keys, b, unit, work + at_k, work + at_panels, line);
                      if ((unit -= keys.groups()) < keys.groups())
                        return pack_group(v, false, eps, keys, b, unit, work + at_v, nullptr, line);
-                     pack_bias(mask ? mask + b * keys.length : nullptr, keys, work + at_bias);
+                     pack_mask(mask ? mask + b * keys.length : nullptr, keys, work + at_mask);
                    }};
   const int64_t blocks = (queries.length + kQueryBlock - 1) / kQueryBlock;
   const Phase core{
@@ -117,11 +124,12 @@ void attention_forward(const Call& call) {
         const int64_t h = unit / blocks, row = unit % blocks * kQueryBlock;
         const int64_t head = h * keys.head_size();
         attend(work + h * queries.head_size() + row * queries.pitch, std::min(kQueryBlock, queries.length - row), keys,
-               work + at_panels + head, work + at_v + head, work + at_bias, out,
+               work + at_panels + head, work + at_v + head, work + at_mask,
+               bias ? bias + (h * queries.length + row) * keys.length : nullptr, out,
                y + (b * queries.length + row) * channels + h * head_dim, lse + (b * heads + h) * queries.length + row);
       }};
   const double cost = 0.03 * channels * queries.length * keys.length + 0.5 * channels * (queries.length + keys.length);
-  for_entries(batch, at_bias + keys.padded, std::max(channels, kQueryBlock * keys.pitch), cost, pack, core);
+  for_entries(batch, at_mask + keys.padded, std::max(channels, kQueryBlock * keys.pitch), cost, pack, core);
 }
 
 }  // namespace

@@ -20,15 +20,15 @@ struct Head {
   const float *q, *dy;                   // (Lq, pitch), q times the scale
   const float *lse, *delta;              // (Lq); delta = sum over channels of y dy
   const float *k, *k_panels, *v_panels;  // as HeadLayout
-  const float* bias;                     // (padded)
+  const float* mask;                     // (padded)
   float *dq, *dk, *dv;                   // rows as HeadLayout; dq is of this segment
 };
 
 // In place: scores to probabilities, and gradients of probabilities to gradients of scores.
-void softmax_backward(float* scores, float* gradients, const float* bias, float lse, float delta, int64_t n) {
+void softmax_backward(float* scores, float* gradients, const float* mask, float lse, float delta, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const float p = softmax_exp(scores[i] + bias[i] - lse);
+    const float p = softmax_exp(scores[i] + mask[i] - lse);
     scores[i] = p;
     gradients[i] = p * (gradients[i] - delta);
   }
@@ -51,7 +51,7 @@ void attend_backward(const Head& head, const HeadLayout& queries, const HeadLayo
       for (int64_t i = 0; i < rows; ++i) {
         // A row without a key has the log-sum-exp -infinity; +infinity makes its probabilities zero.
         const float lse = head.lse[row + i] == -INFINITY ? INFINITY : head.lse[row + i];
-        softmax_backward(p + i * kKeyBlock, ds + i * kKeyBlock, head.bias + key, lse, head.delta[row + i], width);
+        softmax_backward(p + i * kKeyBlock, ds + i * kKeyBlock, head.mask + key, lse, head.delta[row + i], width);
       }
       small_gemm(count, pitch, rows, p, 1, kKeyBlock, dy, pitch, head.dv + key * pitch, pitch, row > 0);
       small_gemm(count, pitch, rows, ds, 1, kKeyBlock, q, pitch, head.dk + key * pitch, pitch, row > 0);
@@ -113,7 +113,7 @@ void attention_gradients(const Call& call) {
   const int64_t at_q = take(q_size), at_dy = take(q_size), at_dq = take(segments * q_size);
   const int64_t at_k = take(k_size), at_dk = take(k_size), at_dv = take(k_size);
   const int64_t at_k_panels = take(k_size), at_v_panels = take(k_size);
-  const int64_t at_delta = take(heads * queries.length), at_bias = take(keys.padded);
+  const int64_t at_delta = take(heads * queries.length), at_mask = take(keys.padded);
 
   const Phase pack{
       2 * queries.groups() + 2 * keys.groups() + 1, [&](int64_t b, float* work, float* line, int64_t unit) {
@@ -140,7 +140,7 @@ void attention_gradients(const Call& call) {
         // Only the panels of v are needed; its rows pass through the memory of dv.
         if ((unit -= keys.groups()) < keys.groups())
           return pack_group(v, true, eps, keys, b, unit, work + at_dv, work + at_v_panels, line);
-        pack_bias(mask ? mask + b * keys.length : nullptr, keys, work + at_bias);
+        pack_mask(mask ? mask + b * keys.length : nullptr, keys, work + at_mask);
       }};
   const Phase core{heads * segments, [&](int64_t b, float* work, float*, int64_t unit) {
                      const int64_t h = unit / segments, segment = unit % segments;
@@ -152,7 +152,7 @@ void attention_gradients(const Call& call) {
                                      work + at_k + k_head,
                                      work + at_k_panels + k_head,
                                      work + at_v_panels + k_head,
-                                     work + at_bias,
+                                     work + at_mask,
                                      work + at_dq + segment * q_size + q_head,
                                      work + at_dk + k_head,
                                      work + at_dv + k_head};

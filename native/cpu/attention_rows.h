@@ -213,13 +213,13 @@ void unpack_chunk(const Projection<T>& p, float factor, const HeadLayout& at, in
 }
 
 // The mask of one batch entry, with -infinity behind the last key.
-inline void pack_bias(const float* mask, const HeadLayout& keys, float* bias) {
+inline void pack_mask(const float* mask, const HeadLayout& keys, float* packed) {
   if (mask) {
-    std::memcpy(bias, mask, keys.length * sizeof(float));
+    std::memcpy(packed, mask, keys.length * sizeof(float));
   } else {
-    std::memset(bias, 0, keys.length * sizeof(float));
+    std::memset(packed, 0, keys.length * sizeof(float));
   }
-  std::fill(bias + keys.length, bias + keys.padded, -INFINITY);
+  std::fill(packed + keys.length, packed + keys.padded, -INFINITY);
 }
 
 // e^x for x that is not far above zero; below -87 exactly 0, because subnormal results are slow and masked keys common.

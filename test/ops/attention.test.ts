@@ -14,6 +14,7 @@ interface Variant {
   norm?: boolean;
   rotate?: boolean;
   mask?: boolean;
+  bias?: boolean;
   scale?: number;
   gradient?: boolean;
 }
@@ -37,13 +38,14 @@ async function verify(v: Variant): Promise<void> {
       cos: v.rotate ? f32(angles(queries, width, Math.cos)) : null,
       sin: v.rotate ? f32(angles(queries, width, Math.sin)) : null,
       mask: v.mask ? f32(mask) : null,
+      bias: v.bias ? f32(draw([heads, queries, keys], 6)) : null,
     },
     run: ({ q, k, v: values, ...rest }) => ops.attention(q, k, values, { heads, eps: 1e-5, scale: v.scale, ...rest }),
     reference: ({ q, k, v: values, ...rest }) => {
       return reference.attention.attention(q, k, values, { heads, eps: 1e-5, scale, ...rest });
     },
     tolerance: { f32: 2e-5, bf16: 1e-2, gradientBf16: 2e-2 },
-    gradient: v.gradient,
+    gradient: v.bias ? false : v.gradient,
   });
 }
 
@@ -76,6 +78,23 @@ describe("attention", () => {
   it("of an empty batch, of no queries", async () => {
     await verify({ batch: 0, queries: 3, width: 8, heads: 2, norm: true });
     await verify({ queries: 0, keys: 3, width: 8, heads: 2 });
+  });
+
+  it("with a bias for every head, query and key", async () => {
+    for (const mask of [false, true]) {
+      await verify({ queries: 5, width: 12, heads: 2, bias: true, mask, norm: mask, rotate: mask });
+      await verify({ batch: 3, queries: 3, keys: 17, width: 8, heads: 4, bias: true, mask, scale: 1 });
+      await verify({ queries: 100, keys: 131, width: 64, heads: 2, bias: true, mask });
+      await verify({ batch: 1, queries: 1, keys: 1, width: 3, heads: 3, bias: true, mask });
+      await verify({ batch: 0, queries: 2, width: 4, heads: 2, bias: true, mask });
+    }
+  });
+
+  it("leaves keys out where the bias is -infinity", async () => {
+    const [k, v] = [some([1, 2, 2]), Tensor.from([1, 2, 3, 4], [1, 2, 2])];
+    const bias = Tensor.from([0, -Infinity, -Infinity, 0], [1, 2, 2]);
+    const y = await ops.attention(k, k, v, { heads: 1, bias }).read();
+    expect([...y]).toEqual([1, 2, 3, 4]);
   });
 
   it("keeps its accuracy over many keys and wide heads", async () => {
@@ -112,6 +131,22 @@ describe("attention", () => {
     expectError("shape_mismatch", /\[attention\] mask expects \[2,3\], got \[2,4\]/, () =>
       attend({ mask: some([2, 4]) }),
     );
+    expectError("shape_mismatch", /\[attention\] bias expects \[2,3,3\], got \[3,3\]/, () =>
+      attend({ bias: some([3, 3]) }),
+    );
+    expectError("dtype_mismatch", /\[attention\] bias must be f32, got bf16/, () =>
+      attend({ bias: some([2, 3, 3], "bf16") }),
+    );
+    expectError("unavailable", /\[attention\] scores with a bias have no gradient/, () => {
+      const x = q();
+      x.requiresGrad = true;
+      ops.attention(x, q(), q(), { heads: 2, bias: some([2, 3, 3]) });
+    });
+    expectError("unavailable", /\[attention\] scores with a bias have no gradient/, () => {
+      const bias = some([2, 3, 3]);
+      bias.requiresGrad = true;
+      attend({ bias });
+    });
     expectError("dtype_mismatch", /\[attention\] mask must be f32, got bf16/, () =>
       attend({ mask: some([2, 3], "bf16") }),
     );

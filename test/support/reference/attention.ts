@@ -23,6 +23,7 @@ export interface Attention {
   cos: Arr | null;
   sin: Arr | null;
   mask: Arr | null;
+  bias?: Arr | null;
 }
 
 /** Norm, rotation, scores, mask, softmax and the weighted sum, one after the other. */
@@ -43,7 +44,7 @@ export function attention(q: Arr, k: Arr, v: Arr, o: Attention): Arr {
         const scores = Array.from({ length: keys }, (_, j) => {
           let s = 0;
           for (let d = h * head; d < (h + 1) * head; d++) s += at(q, b, i, d) * at(k, b, j, d);
-          return s * o.scale + (o.mask ? o.mask.data[b * keys + j] : 0);
+          return s * o.scale + (o.mask ? o.mask.data[b * keys + j] : 0) + (o.bias ? at(o.bias, h, i, j) : 0);
         });
         const top = Math.max(...scores);
         const weights = scores.map((s) => Math.exp(s - top));
