@@ -8,6 +8,7 @@ export * from "./linear.js";
 export * from "./modulate.js";
 export * from "./norm.js";
 export * from "./optimizer.js";
+export * from "./perceptual.js";
 export * from "./pool.js";
 export * from "./posterior.js";
 export * from "./random.js";

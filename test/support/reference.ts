@@ -4,6 +4,7 @@ export * as elementwise from "./reference/elementwise.js";
 export * as linear from "./reference/linear.js";
 export * as norm from "./reference/norm.js";
 export * as optimizer from "./reference/optimizer.js";
+export * as perceptual from "./reference/perceptual.js";
 export * as pool from "./reference/pool.js";
 export * as posterior from "./reference/posterior.js";
 export * as rearrange from "./reference/rearrange.js";
