@@ -8,8 +8,9 @@ import {
   sinusoid,
   type UnaryKind,
 } from "../ops/index.js";
-import type { Tensor } from "../tensor/index.js";
+import { scope, type Tensor } from "../tensor/index.js";
 import { Counter, type Initializer, Module, type Parameter, type StateBuffer } from "./module.js";
+import { replicateEdges } from "./padding.js";
 
 /** y = act(x Wᵀ + b), initialised as PyTorch's nn.Linear. */
 export class Linear extends Module {
@@ -77,21 +78,29 @@ export class Conv2d extends Conv3d {
 
 /**
  * The reference's CausalConv3d: kernel k in time and space; time is padded by repeated frames, all in front when causal,
- * else half in front and half behind; space by zeros, k/2 on each side.
+ * else half in front and half behind; space by zeros or repeated edges, k/2 on each side.
  */
 export class CausalConv3d extends Module {
   conv: Conv3d;
+  /** How many times edges are repeated in a copy of the input; the kernel itself pads with zeros. */
+  private _edges: number;
 
   constructor(
     inputs: number,
     outputs: number,
     init: Initializer,
-    options: { kernel?: number; stride?: readonly [number, number, number]; causal?: boolean } = {},
+    options: {
+      kernel?: number;
+      stride?: readonly [number, number, number];
+      causal?: boolean;
+      spatialPadding?: "zeros" | "replicate";
+    } = {},
   ) {
     super();
-    const { kernel = 3, stride = [1, 1, 1], causal = true } = options;
+    const { kernel = 3, stride = [1, 1, 1], causal = true, spatialPadding = "zeros" } = options;
     const half = Math.floor((kernel - 1) / 2);
-    const space = Math.floor(kernel / 2);
+    this._edges = spatialPadding === "replicate" ? Math.floor(kernel / 2) : 0;
+    const space = spatialPadding === "zeros" ? Math.floor(kernel / 2) : 0;
     this.conv = new Conv3d(inputs, outputs, [kernel, kernel, kernel], init, {
       stride,
       padTime: causal ? [kernel - 1, 0] : [half, half],
@@ -101,7 +110,12 @@ export class CausalConv3d extends Module {
   }
 
   forward(x: Tensor, residual: Tensor | null = null): Tensor {
-    return this.conv.forward(x, residual);
+    const edges = this._edges;
+    if (edges === 0) return this.conv.forward(x, residual);
+    return scope(() => {
+      const wide = replicateEdges(x, 3, edges, edges);
+      return this.conv.forward(replicateEdges(wide, 2, edges, edges), residual);
+    });
   }
 }
 
