@@ -5,6 +5,7 @@ import { standardOutput, writePictures } from "./output.js";
 
 interface ReconstructFlags {
   checkpoint: string;
+  config?: string;
   numSamples: number;
   seed?: number;
   device: string;
@@ -15,7 +16,11 @@ interface ReconstructFlags {
 export function reconstructCommand(): Command {
   return new Command("reconstruct")
     .description("send clips of held-out digits through a trained VAE and compare")
-    .requiredOption("--checkpoint <path>", "a run's folder, a checkpoint's folder, or a model's safetensors file")
+    .requiredOption(
+      "--checkpoint <path>",
+      "a run's folder, a checkpoint's folder, or a model's safetensors or .pt file",
+    )
+    .option("--config <file>", "YAML file of the model, for checkpoints that carry none (PyTorch's)")
     .option("--num-samples <n>", "clips", whole(1), 8)
     .option("--seed <n>", "seed of the clips; the training data's unless given", whole(0))
     .option("--device <name>", "auto or cpu", "auto")
@@ -28,8 +33,8 @@ export function reconstructCommand(): Command {
 
 async function runReconstruct(flags: ReconstructFlags): Promise<number> {
   const output = standardOutput(flags.json === true);
-  const { checkpoint, numSamples: clips, seed, device } = flags;
-  const result = await reconstructHeldOut(checkpoint, { clips, seed, device });
+  const { checkpoint, config, numSamples: clips, seed, device } = flags;
+  const result = await reconstructHeldOut(checkpoint, { config, clips, seed, device });
   const { psnr } = result;
   await writePictures(output, flags.out, "reconstructions", sideBySide(result), 4);
   output.out(

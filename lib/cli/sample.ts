@@ -6,6 +6,7 @@ import { standardOutput, writePictures } from "./output.js";
 
 interface SampleFlags {
   checkpoint: string;
+  config?: string;
   numSamples?: number;
   prompt?: string[];
   steps?: number;
@@ -19,7 +20,11 @@ interface SampleFlags {
 export function sampleCommand(): Command {
   return new Command("sample")
     .description("draw videos from prompts with a trained model")
-    .requiredOption("--checkpoint <path>", "a run's folder, a checkpoint's folder, or a model's safetensors file")
+    .requiredOption(
+      "--checkpoint <path>",
+      "a run's folder, a checkpoint's folder, or a model's safetensors or .pt file",
+    )
+    .option("--config <file>", "YAML file of the model, for checkpoints that carry none (PyTorch's)")
     .option("--num-samples <n>", "clips; prompts are repeated to that number", whole(1))
     .option("--prompt <text>", "what to draw; may be given several times", collect)
     .option("--steps <n>", "sampling steps", whole(1))
@@ -38,7 +43,7 @@ async function runSample(flags: SampleFlags): Promise<number> {
   const interrupt = new AbortController();
   const onSignal = () => interrupt.abort();
   process.once("SIGINT", onSignal);
-  const pipeline = await TextToVideo.load(flags.checkpoint, { device: flags.device });
+  const pipeline = await TextToVideo.load(flags.checkpoint, { config: flags.config, device: flags.device });
   try {
     const given = flags.prompt ?? promptsOf(pipeline.config);
     const count = flags.numSamples ?? given.length;

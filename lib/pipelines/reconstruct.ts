@@ -1,13 +1,11 @@
-import type { FlowRunConfig, VaeRunConfig } from "../config/index.js";
+import type { RunConfig } from "../config/index.js";
 import { loadClips, openData } from "../data/index.js";
 import { LtxError } from "../errors.js";
-import { readTensors, withPrefix } from "../formats/checkpoint.js";
-import { FLOW_PREFIX } from "../models/flow-model.js";
 import { VideoVae } from "../models/video-vae/index.js";
 import { affine } from "../ops/index.js";
 import { noGrad, device as openDevice, scope, Tensor } from "../tensor/index.js";
-import { findModelFile } from "./checkpoint-path.js";
 import { psnr } from "./metrics.js";
+import { openCheckpoint, vaeTensors } from "./open-checkpoint.js";
 import { Video } from "./video.js";
 
 /** x (B,F,H,W,C) in [0,1] through the posterior's mean and back, with clean latents. */
@@ -20,6 +18,8 @@ export function reconstruct(vae: VideoVae, x: Tensor): Tensor {
 export interface ReconstructionOptions {
   clips?: number;
   seed?: number;
+  /** Configuration or YAML file, for checkpoints that carry none; else used in place of the checkpoint's own. */
+  config?: RunConfig | string;
   device?: string;
 }
 
@@ -44,18 +44,15 @@ export function sideBySide({ originals, reconstructions }: Reconstruction): Vide
  * @throws LtxError `checkpoint`
  */
 export async function reconstructHeldOut(path: string, options: ReconstructionOptions = {}): Promise<Reconstruction> {
-  const file = await findModelFile(path, "vae");
-  const { metadata, tensors } = await readTensors(file, (name) => !name.startsWith("loss."));
-  if (metadata.config === undefined)
-    throw new LtxError("checkpoint", `[reconstruct] ${file} is not a checkpoint of this package`);
-  const config: VaeRunConfig | FlowRunConfig = JSON.parse(metadata.config);
+  const checkpoint = await openCheckpoint(path, "vae", options.config);
+  const { file, config } = checkpoint;
   const vaeConfig = config.kind === "vae" ? config.vae : config.latent_encoder;
   if (!vaeConfig) throw new LtxError("checkpoint", `[reconstruct] ${file} holds no VAE`);
   const device = openDevice(options.device);
   const computeDtype = config.training.mixed_precision === "bf16" ? "bf16" : "f32";
   const vae = new VideoVae(vaeConfig, { device, computeDtype }).requiresGrad(false);
   try {
-    vae.loadStateDict(config.kind === "vae" ? tensors : withPrefix(tensors, FLOW_PREFIX.vae));
+    vae.loadStateDict(vaeTensors(checkpoint));
     const count = options.clips ?? 8;
     const data = openData({ ...config.data, seed: options.seed ?? config.data.seed }, "test", count);
     const clips = await loadClips(

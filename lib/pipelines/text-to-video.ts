@@ -1,14 +1,28 @@
-import { type FlowRunConfig, vaeFactors } from "../config/index.js";
+import type { FlowRunConfig, RunConfig } from "../config/index.js";
 import { eulerSample, guided, holdFrames, type Velocity, withHeldFrames } from "../diffusion/index.js";
-import { check, LtxError } from "../errors.js";
-import { readTensors } from "../formats/checkpoint.js";
-import { createFlowModel, disposeFlowModel, type FlowModel, loadFlowState } from "../models/flow-model.js";
-import { affine, full, normal } from "../ops/index.js";
+import { check } from "../errors.js";
+import {
+  createFlowModel,
+  disposeFlowModel,
+  type FlowModel,
+  flowShape,
+  loadFlowState,
+  trainedText,
+} from "../models/flow-model.js";
+import { affine, clamp, full, normal } from "../ops/index.js";
 import { type Device, noGrad, device as openDevice, scope, type Tensor } from "../tensor/index.js";
 import { Purpose } from "../training/purposes.js";
-import { findModelFile } from "./checkpoint-path.js";
 import { encodeObserved } from "./observed.js";
+import { openCheckpoint } from "./open-checkpoint.js";
 import { Video } from "./video.js";
+
+export interface LoadOptions {
+  device?: string;
+  /** Configuration or YAML file, for checkpoints that carry none. */
+  config?: RunConfig | string;
+  /** Folder of the pretrained text encoder, when it is not where the model's training found it. */
+  textEncoder?: string;
+}
 
 export interface GenerateOptions {
   /** One clip for each. */
@@ -43,20 +57,17 @@ export class TextToVideo {
   }
 
   /**
-   * @param path a run's folder, a checkpoint's folder, or a model's safetensors file
+   * @param path a run's folder, a checkpoint's folder, or a model's safetensors or PyTorch file
+   * @param options `config`: configuration or YAML file, for checkpoints that carry none
    * @throws LtxError `checkpoint` when it is missing, damaged or no text-to-video model
    */
-  static async load(path: string, options: { device?: string } = {}): Promise<TextToVideo> {
-    const file = await findModelFile(path, "flow");
-    const { metadata, tensors } = await readTensors(file);
-    if (metadata.kind !== "flow" || metadata.config === undefined) {
-      throw new LtxError(
-        "checkpoint",
-        `[text-to-video] ${file} is ${metadata.kind ? `a ${metadata.kind} checkpoint` : "not a checkpoint of this package"}, expected one of a flow run`,
-      );
-    }
+  static async load(
+    path: string,
+    options: { device?: string; config?: RunConfig | string } = {},
+  ): Promise<TextToVideo> {
+    const { config, tensors } = await openCheckpoint(path, "flow", options.config);
     const device = openDevice(options.device);
-    const model = createFlowModel(JSON.parse(metadata.config), device);
+    const model = createFlowModel(config, device);
     for (const module of [model.transformer, model.text]) module.requiresGrad(false);
     const pipeline = new TextToVideo(model, device, true);
     try {
@@ -101,8 +112,9 @@ export class TextToVideo {
       () => `[text-to-video] guidance must be a number from 0, got ${guidance}`,
     );
     const { transformer, text, vae } = model;
-    const [f, h, w] = vaeFactors(vae.config).latentShape(sampling.frames, sampling.height, sampling.width);
-    const shape = [prompts.length, f, h, w, config.transformer.input_channels];
+    const shape = flowShape(model, prompts.length);
+    // With guidance both branches go through the network as one batch: conditional first.
+    const encode = await text.prepare(guidance === 1 ? prompts : [...prompts, ...prompts.map(() => "")]);
     const { start, context, held } = scope(() =>
       noGrad(() => {
         const start = normal(shape, { seed, step: draw, purpose: Purpose.sampleNoise }, { device });
@@ -110,8 +122,7 @@ export class TextToVideo {
         return {
           start,
           held: known && holdFrames(start, known),
-          // With guidance both branches go through the network as one batch: conditional first.
-          context: text.encode(guidance === 1 ? prompts : [...prompts, ...prompts.map(() => "")]),
+          context: encode(),
         };
       }),
     );
@@ -128,6 +139,7 @@ export class TextToVideo {
       });
       const decoded = scope(() =>
         noGrad(() => {
+          if (!vae) return affine(clamp(result.latents, -1, 1), 0.5, 0.5);
           const latents = affine(result.latents, 1 / model.latentScale);
           return vae.decode(latents, this.decodeTimes(prompts.length, result.noise), {
             noise: { seed, step: draw, purpose: Purpose.sampleLayerNoise },

@@ -4,7 +4,7 @@ import { batchIndices, type DataSource, openData } from "../data/index.js";
 import { PhiloxRandom } from "../data/philox.js";
 import { flowLoss } from "../diffusion/index.js";
 import { LtxError } from "../errors.js";
-import { MODEL_FILE, moduleEntries, readTensors, scalarEntry, withPrefix } from "../formats/checkpoint.js";
+import { MODEL_FILE, moduleEntries, readTensors, scalarEntry } from "../formats/checkpoint.js";
 import {
   createFlowModel,
   disposeFlowModel,
@@ -14,6 +14,7 @@ import {
   loadFlowState,
 } from "../models/flow-model.js";
 import { affine, normal, posteriorSample, sliceFirst } from "../ops/index.js";
+import { readVaeTensors } from "../pipelines/open-checkpoint.js";
 import { TextToVideo } from "../pipelines/text-to-video.js";
 import type { Video } from "../pipelines/video.js";
 import { type Device, noGrad, device as openDevice, scope, type Tensor } from "../tensor/index.js";
@@ -25,7 +26,7 @@ import { type LossTerms, Trainer } from "./trainer.js";
 export interface FlowTrainerOptions {
   /** A configuration, or the path of its YAML file. */
   config: FlowRunConfig | string;
-  /** The trained VAE's safetensors file; may be left out when {@link FlowTrainer.resume} follows. */
+  /** The trained VAE's safetensors or PyTorch file; may be left out when {@link FlowTrainer.resume} follows. */
   vae?: string;
   data?: DataSource;
   /** Held-out clips, for the validation loss. */
@@ -76,11 +77,10 @@ export class FlowTrainer extends Trainer<FlowBatch> {
     const device = openDevice(options.device);
     const data = options.data ?? openData(config.data);
     const testData = options.testData ?? openData(config.data, "test", VALIDATION_CLIPS);
-    const vae = options.vae ? await readTensors(options.vae, (name) => !name.startsWith("loss.")) : null;
+    const vae = options.vae ? await readVaeTensors(options.vae) : null;
     const model = createFlowModel(config, device);
     try {
-      if (vae)
-        model.vae.loadStateDict(vae.metadata.kind === "flow" ? withPrefix(vae.tensors, FLOW_PREFIX.vae) : vae.tensors);
+      if (vae) model.vae.loadStateDict(vae);
     } catch (error) {
       disposeFlowModel(model);
       throw error;
