@@ -6,7 +6,15 @@ export type {
   T5Config,
   TextEncoderConfig,
 } from "./diffusion.js";
-export { loadConfig, parseConfig, parseLossParams, parseTransformerParams, parseVaeParams } from "./load.js";
+export {
+  loadConfig,
+  loadSamplingScheme,
+  parseConfig,
+  parseLossParams,
+  parseTransformerParams,
+  parseVaeParams,
+} from "./load.js";
+export type { SamplingSchemeConfig } from "./sampling-scheme.js";
 export type { Compat, FlowRunConfig, QuickstartConfig, RunConfig, VaeRunConfig } from "./schema.js";
 export type { FlowTrainingConfig, TrainingConfig, VaeTrainingConfig } from "./training.js";
 export { innerDim, type TransformerConfig } from "./transformer.js";

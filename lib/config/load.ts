@@ -3,6 +3,7 @@ import { LineCounter, parseDocument } from "yaml";
 import type { z } from "zod";
 import { LtxError } from "../errors.js";
 import { formatPath, type Problem, problemsOf, unknownKey } from "./problems.js";
+import { type SamplingSchemeConfig, samplingSchemeFile } from "./sampling-scheme.js";
 import {
   flowFile,
   quickstartFile,
@@ -64,6 +65,17 @@ export function parseConfig(text: string, fileName: string): RunConfig {
   const config = resolve(value, problems);
   if (problems.length > 0 || !config) throw report(fileName, problems, lineOf);
   return config;
+}
+
+/**
+ * Reads the YAML file of a sampling scheme.
+ * @throws LtxError `config`, listing every problem with its line, or what keeps the file from being read
+ */
+export async function loadSamplingScheme(path: string): Promise<SamplingSchemeConfig> {
+  const { value, lineOf } = readYaml(await readText(path), path);
+  const parsed = samplingSchemeFile.safeParse(value);
+  if (!parsed.success) throw report(path, problemsOf(parsed.error, value), lineOf);
+  return parsed.data.sampling_scheme.params;
 }
 
 function resolve(value: Record<string, unknown>, problems: Problem[]): RunConfig | undefined {
