@@ -7,6 +7,7 @@ export const Purpose = {
   flowTime: 5,
   latentScale: 6,
   layerNoise: 8,
+  classifierNoise: 9,
   sampleNoise: 100,
   sampleLayerNoise: 101,
 } as const;

@@ -1,0 +1,182 @@
+/** Trains the classifier that reads digits in generated clips, and keeps it in a file. */
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import type { DataConfig } from "../config/index.js";
+import { MovingMnist } from "../data/index.js";
+import { PhiloxRandom } from "../data/philox.js";
+import { LtxError } from "../errors.js";
+import { moduleEntries, readTensors } from "../formats/checkpoint.js";
+import { writeSafetensors } from "../formats/safetensors.js";
+import { DIGIT_CLASSES, DigitClassifier } from "../models/digit-classifier.js";
+import { Initializer } from "../nn/index.js";
+import { mean, mixRows, mul, normal, softplus } from "../ops/index.js";
+import { Adam, scheduleFactor } from "../optim/index.js";
+import { backward, type Device, scope, Tensor } from "../tensor/index.js";
+import { Purpose } from "./purposes.js";
+
+export interface DigitClassifierTraining {
+  device: Device;
+  /** Updates; 1000 for each digit of a clip unless given. */
+  steps?: number;
+  seed?: number;
+  signal?: AbortSignal;
+  onStep?: (done: number, total: number) => void;
+}
+
+/** What of a data section the classifier depends on. */
+type DrawnDigits = Pick<DataConfig, "digits" | "digit_size" | "height" | "width">;
+
+const BATCH = 64;
+const STEPS_PER_DIGIT = 1000;
+const LEARNING_RATE = 2e-3;
+const WARMUP = 40;
+/** The queue's length in steps. */
+const SYNC_EVERY = 4;
+/** Seeds of the digits and of their disturbances, apart from those that models train with. */
+const DATA_SEED = 2 ** 48;
+const DISTURBANCE_STREAM = 0x44495354;
+/** Counted up whenever a change makes kept classifiers worthless. */
+const RECIPE = 1;
+
+/**
+ * Trains on frames of moving training digits, blurred, dimmed and noisy by random amounts, so that somewhat soft
+ * generated frames are read too. Deterministic by seed on one device and thread count.
+ * @throws LtxError `aborted` when the signal stops it
+ */
+export async function trainDigitClassifier(
+  data: DrawnDigits,
+  options: DigitClassifierTraining,
+): Promise<DigitClassifier> {
+  const { device, steps = STEPS_PER_DIGIT * data.digits, seed = 0, signal, onStep } = options;
+  const classifier = createClassifier(data, device, seed);
+  const optimizer = new Adam(classifier.parameters(), { lr: LEARNING_RATE, maxGradNorm: 1 });
+  const schedule = { kind: "cosine", warmup: Math.min(WARMUP, steps - 1), total: steps, finalFraction: 0.02 } as const;
+  const source = trainingFrames(data, seed, steps);
+  try {
+    for (let step = 0; step < steps; step++) {
+      if (signal?.aborted) throw new LtxError("aborted", "[digit classifier] stopped by the caller");
+      const { pixels, signs, noise } = batchOf(source, step, seed);
+      scope(() => {
+        const shape = [BATCH, 1, data.height, data.width, 1];
+        const clean = Tensor.from(pixels, shape, { device });
+        const grain = normal(shape, { seed, step, purpose: Purpose.classifierNoise }, { device });
+        const logits = classifier.forward(mixRows(clean, grain, null, Tensor.from(noise, [BATCH], { device })));
+        // Binary cross-entropy: log(1 + e^-z) where the statement is true, log(1 + e^z) where it is not.
+        backward(mean(softplus(mul(logits, Tensor.from(signs, logits.shape, { device })))));
+        optimizer.step(LEARNING_RATE * scheduleFactor(schedule, step));
+      });
+      if ((step + 1) % SYNC_EVERY === 0 || step + 1 === steps) await device.synchronize();
+      onStep?.(step + 1, steps);
+    }
+    return classifier.train(false).requiresGrad(false);
+  } catch (error) {
+    classifier.dispose();
+    throw error;
+  } finally {
+    optimizer.dispose();
+  }
+}
+
+/**
+ * The classifier for a data section that `folder` keeps, or one trained now and kept there. A kept file that cannot be
+ * read is replaced; a folder that cannot be written keeps none.
+ */
+export async function keptDigitClassifier(
+  folder: string,
+  data: DrawnDigits,
+  options: DigitClassifierTraining,
+): Promise<DigitClassifier> {
+  const { digits, digit_size, height, width } = data;
+  const recipe = JSON.stringify({
+    RECIPE,
+    digits,
+    digit_size,
+    height,
+    width,
+    steps: options.steps ?? null,
+  });
+  const path = join(
+    folder,
+    `digit-classifier-${createHash("sha256").update(recipe).digest("hex").slice(0, 12)}.safetensors`,
+  );
+  const kept = createClassifier(data, options.device);
+  try {
+    const { metadata, tensors } = await readTensors(path);
+    if (metadata.recipe === recipe) {
+      kept.loadStateDict(tensors);
+      return kept.train(false).requiresGrad(false);
+    }
+  } catch (error) {
+    if (!(error instanceof LtxError)) throw error;
+  }
+  kept.dispose();
+  const classifier = await trainDigitClassifier(data, options);
+  try {
+    await writeSafetensors(path, moduleEntries(classifier, ""), {
+      format: "ltx-native",
+      kind: "digit-classifier",
+      recipe,
+    });
+  } catch (error) {
+    if (!(error instanceof LtxError && error.code === "io")) {
+      classifier.dispose();
+      throw error;
+    }
+  }
+  return classifier;
+}
+
+function createClassifier(data: DrawnDigits, device: Device, seed = 0): DigitClassifier {
+  const { digits, digit_size: digitSize } = data;
+  return new DigitClassifier({ digits, digitSize }, new Initializer(device, seed));
+}
+
+/** Each clip one frame: a moving digit is everywhere equally often. */
+function trainingFrames(data: DrawnDigits, seed: number, steps: number): MovingMnist {
+  const { digits, digit_size: digitSize, height, width } = data;
+  return new MovingMnist({ seed: DATA_SEED + seed, frames: 1, height, width, digits, digitSize, size: steps * BATCH });
+}
+
+interface Batch {
+  /** (BATCH, H, W) in [0, 1]. */
+  pixels: Float32Array;
+  /** (BATCH, 10·digits): -1 where the class is there at least so often, else 1. */
+  signs: Float32Array;
+  /** (BATCH): the amplitude of the noise. */
+  noise: Float32Array;
+}
+
+function batchOf(source: MovingMnist, step: number, seed: number): Batch {
+  const { height, width } = source;
+  const area = height * width;
+  const pixels = new Float32Array(BATCH * area);
+  const noise = new Float32Array(BATCH);
+  const signs: number[] = [];
+  const random = new PhiloxRandom(seed, DISTURBANCE_STREAM, step);
+  for (let i = 0; i < BATCH; i++) {
+    const { video, labels } = source.clip(step * BATCH + i);
+    const blur = Math.max(0, random.uniform(-1, 1));
+    const gain = random.uniform(0.7, 1) / 255;
+    noise[i] = random.uniform(0, 0.1);
+    const soft = blurred(video, height, width);
+    for (let k = 0; k < area; k++) pixels[i * area + k] = gain * (video[k] + blur * (soft[k] - video[k]));
+    for (let digit = 0; digit < DIGIT_CLASSES; digit++) {
+      const count = labels.filter((label) => label === digit).length;
+      for (let threshold = 1; threshold <= labels.length; threshold++) signs.push(count >= threshold ? -1 : 1);
+    }
+  }
+  return { pixels, signs: Float32Array.from(signs), noise };
+}
+
+/** The frame under a 3x3 binomial filter; its border stays. */
+function blurred(frame: Uint8Array, height: number, width: number): Float32Array {
+  const result = Float32Array.from(frame);
+  for (let y = 1; y + 1 < height; y++) {
+    for (let x = 1; x + 1 < width; x++) {
+      const i = y * width + x;
+      const row = (k: number) => frame[k - 1] + 2 * frame[k] + frame[k + 1];
+      result[i] = (row(i - width) + 2 * row(i) + row(i + width)) / 16;
+    }
+  }
+  return result;
+}
