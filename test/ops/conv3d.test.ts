@@ -131,6 +131,33 @@ describe("conv3d", () => {
     });
   });
 
+  it("what discriminators are made of: 4×4×4 kernels, zeros in time too, stride 2 and 1, few channels", async () => {
+    const down = {
+      kernel: [4, 4, 4] as Triple,
+      stride: [2, 2, 2] as Triple,
+      padTime: zeros.padTime,
+      padSpace: zeros.padSpace,
+    };
+    const last = { ...down, stride: [1, 1, 1] as Triple };
+    for (const channels of [1, 2, 3, 6]) {
+      await verify({ x: [1, 4, 4, 5, channels], outputs: 2, ...down });
+      await verify({ x: [2, 3, 4, 3, channels], outputs: 1, ...last });
+      await verify({ x: [2, 9, 17, 12, channels], outputs: 16, ...down, gradient: false });
+    }
+    await verify({ x: [1, 5, 8, 8, 32], outputs: 48, ...down, gradient: false });
+    await verify({ x: [2, 4, 6, 5, 64], outputs: 1, ...last, gradient: false });
+  });
+
+  it("images as videos of one frame: 3×3, and 4×4 with stride 2 and 1", async () => {
+    for (const channels of [1, 2, 3, 6]) {
+      const x = [4, 1, 5, 4, channels];
+      await verify({ x, outputs: 3, kernel: [1, 3, 3], padSpace: [1, 1] });
+      await verify({ x, outputs: 2, kernel: [1, 4, 4], stride: [1, 2, 2], padSpace: [1, 1] });
+      await verify({ x, outputs: 1, kernel: [1, 4, 4], padSpace: [1, 1] });
+      await verify({ x: [6, 1, 32, 31, channels], outputs: 64, kernel: [1, 3, 3], padSpace: [1, 1], gradient: false });
+    }
+  });
+
   it("one frame, one pixel, odd channels", async () => {
     for (const padding of [causal, symmetric, zeros]) {
       await verify({ x: [1, 1, 1, 1, 17], outputs: 5, kernel: [3, 3, 3], residual: true, ...padding });
