@@ -1,133 +1,211 @@
 import type { VaeLossConfig } from "../config/index.js";
-import { check, LtxError } from "../errors.js";
+import { check } from "../errors.js";
+import { Discriminator } from "../models/discriminator.js";
+import type { Lpips } from "../models/lpips.js";
 import { type Initializer, Module, type Parameter } from "../nn/index.js";
-import { add, affine, axpby, exp, mean, mul, posteriorLogvar, reshape, sum, sumSamples } from "../ops/index.js";
+import {
+  add,
+  affine,
+  axpby,
+  detach,
+  exp,
+  full,
+  mean,
+  mul,
+  posteriorLogvar,
+  reshape,
+  sum,
+  sumSamples,
+  zeros,
+} from "../ops/index.js";
 import { noGrad, type Tensor } from "../tensor/index.js";
+import { adaptiveWeight, discriminatorLoss, generatorLoss } from "./adversarial.js";
 import { klLoss } from "./kl.js";
 import { reconstructionLoss } from "./reconstruction.js";
 import { waveletLoss } from "./wavelet.js";
 
 export interface VaeLossOptions {
-  /** Steps of the whole training, if known: a term that starts later is never missed. */
+  /** Steps of the whole training, if known: what would only start later is not made. */
   steps?: number;
-  /** What to do about a term that is configured and not supported yet: throw, or leave it out and say so. */
-  unsupported?: "error" | "skip";
+  /** LPIPS; owned by the loss from then on. */
+  perceptual?: Lpips | null;
+  /**
+   * `reference`: the game with the discriminator is played and logged from step 0 on, before its weights are above 0.
+   */
+  compat?: "native" | "reference";
+  /** Keep the generator's loss from the discriminator's gradients: as in the reference it is let through, else not. */
+  freezeDiscriminator?: boolean;
+  /** Channels behind the discriminator's first convolution; 64 unless given. */
+  discriminatorWidth?: number;
+  /** The dtype of the discriminator's activations. */
+  computeDtype?: "f32" | "bf16";
 }
 
 export interface VaeLossTerms {
   /** What is minimised: (1) f32. */
   loss: Tensor;
-  /** Its parts before their weights, (1) f32 each; `wavelet`, `nll` and `kl` only where they take part. */
+  /** Its parts before their weights, (1) f32 each; only those that take part. */
   terms: Record<string, Tensor>;
 }
 
 /**
  * The loss of the video VAE as LTX-Video documents it (reference LPIPSWithDiscriminator):
  *
- *     e     = |x - y| or (x - y)², plus wavelet_loss_weight · the wavelet loss of its sample and channel
+ *     e     = |x - y| or (x - y)², plus perceptual_weight · the LPIPS of its sample
+ *             plus wavelet_loss_weight · the wavelet loss of its sample and channel
  *     nll   = Σ (e / exp(logvar) + logvar) / batch, logvar learned or the mean of each posterior's own
- *     loss  = (nll, or with use_nll false e reduced by rec_reduction) + kl_weight · kl
+ *     loss  = (nll, or with use_nll false e reduced by rec_reduction) + kl_weight · kl + d · generator
+ *     d     = adversarial_weight, times {@link adaptiveWeight} unless use_adaptive_adversarial_weight is false
  *
- * A term has weight 0 before its `*_start`. `pixelloss_weight` is read and not used, as in the reference.
+ * A term has weight 0 before its `*_start`. `pixelloss_weight` is read and not used, as in the reference. Videos are
+ * (B,F,H,W,C) f32 in [0,1]; images may be (B,H,W,C).
  */
 export class VaeLoss extends Module {
+  /** Null where the generator never meets it. */
+  discriminator: Discriminator | null;
   /** The learned log-variance, shape []. */
   logvar: Parameter | null;
   /** What is configured and left out, in words for the user. */
   readonly notices: readonly string[];
   private _config: VaeLossConfig;
-  private _adversarialFrom: number;
+  private _options: VaeLossOptions;
 
-  /** @throws {LtxError} `unavailable` for a configured term that is not supported yet, unless told to skip it. */
   constructor(config: VaeLossConfig, init: Initializer, options: VaeLossOptions = {}) {
     super();
-    const { steps = Number.POSITIVE_INFINITY, unsupported = "error" } = options;
+    const { steps = Number.POSITIVE_INFINITY, perceptual, compat, discriminatorWidth: width, computeDtype } = options;
     const notices: string[] = [];
-    const refuse = (message: string) => {
-      if (unsupported === "error") throw new LtxError("unavailable", `[vae loss] ${message}`);
-      notices.push(message);
-    };
-    if (config.perceptual_weight > 0 && config.perceptual_start < steps) {
-      const what = `perceptual_weight ${config.perceptual_weight}`;
-      if (config.perceptual_checkpoint === undefined) {
-        notices.push(
-          `${what} has no effect: the perceptual loss needs LPIPS weights, and perceptual_checkpoint is not set`,
-        );
-      } else {
-        refuse(`${what}: the perceptual loss is not supported yet; set perceptual_weight to 0`);
-      }
+    const wantsPerceptual = config.perceptual_weight > 0 && config.perceptual_start < steps;
+    if (wantsPerceptual && !perceptual) {
+      notices.push(
+        `perceptual_weight ${config.perceptual_weight} has no effect: the perceptual loss needs LPIPS weights, and perceptual_checkpoint is not set`,
+      );
     }
-    this._adversarialFrom = config.adversarial_weight > 0 ? config.adversarial_start : Number.POSITIVE_INFINITY;
-    // Where the number of steps is not known, a later start is refused when it comes.
-    if (
-      this._adversarialFrom < steps &&
-      (this._adversarialFrom === 0 || options.steps !== undefined || unsupported === "skip")
-    ) {
-      refuse(adversarialMessage(config));
-      this._adversarialFrom = Number.POSITIVE_INFINITY;
-    }
-    this.logvar = config.use_nll && config.learned_logvar ? init.constant([], config.logvar_init) : null;
+    const met = compat === "reference" || config.adversarial_start < steps;
+    const { use_reconstruction_gan: paired, disc_num_layers: layers, use_3d: use3d } = config;
+    this.discriminator =
+      config.adversarial_weight > 0 && met
+        ? new Discriminator(
+            {
+              inputChannels: config.disc_in_channels * (paired ? 2 : 1),
+              outputChannels: paired ? 2 : 1,
+              layers,
+              width,
+              use3d,
+              computeDtype,
+            },
+            init,
+          )
+        : null;
+    const shown = config.use_nll || compat === "reference";
+    this.logvar = config.learned_logvar && shown ? init.constant([], config.logvar_init) : null;
     this.notices = notices;
     this._config = config;
+    this._options = options;
   }
 
   get config(): VaeLossConfig {
     return this._config;
   }
 
+  private get logsAll(): boolean {
+    return this._options.compat === "reference";
+  }
+
   /**
+   * The generator's side.
    * @param target the video (B,F,H,W,C) f32 in [0,1]
    * @param reconstruction what the decoder made of it, alike
    * @param moments the posterior's (B, …, 2C) f32; null for a VAE without variances, which has no KL term
    * @param step counted from 0
+   * @param lastWeight the decoder's last weight, which an adaptive adversarial weight needs
+   * @throws {LtxError} `shape_mismatch`, `invalid_argument`
    */
-  forward(target: Tensor, reconstruction: Tensor, moments: Tensor | null, step: number): VaeLossTerms {
+  forward(
+    target: Tensor,
+    reconstruction: Tensor,
+    moments: Tensor | null,
+    step: number,
+    lastWeight: Tensor | null = null,
+  ): VaeLossTerms {
     check(reconstruction.shape.join() === target.shape.join(), "shape_mismatch", () => {
       return `[vae loss] the reconstruction has shape [${reconstruction.shape}], the video [${target.shape}]`;
     });
-    check(step < this._adversarialFrom, "unavailable", () => `[vae loss] ${adversarialMessage(this._config)}`);
     const { use_nll, rec_reduction, kl_weight, kl_start } = this._config;
-    const [batch] = target.shape;
-    const elements = target.size / batch;
+    const elements = target.size / target.shape[0];
     const terms: Record<string, Tensor> = {};
+    const videos = [asVideo(target), asVideo(reconstruction)] as const;
 
-    const sums = this.elementLoss(target, reconstruction, step, terms);
-    terms.reconstruction = affine(mean(sums), 1 / elements);
-    let loss = rec_reduction === "sum" ? mean(sums) : terms.reconstruction;
-    if (use_nll) {
-      loss = this.nll(sums, elements, moments, terms);
-      terms.nll = loss;
-    }
+    const sums = this.elementLoss(...videos, step, terms);
+    const nll = use_nll || this.logsAll ? this.nll(sums, elements, moments, target.dims === 4, terms) : null;
+    if (nll) terms.nll = nll;
+    let loss = nll && use_nll ? nll : affine(mean(sums), rec_reduction === "sum" ? 1 : 1 / elements);
+    const data = nll ?? loss;
     if (moments && kl_weight > 0) {
       const started = step >= kl_start;
       terms.kl = started ? klLoss(moments) : noGrad(() => klLoss(moments));
       if (started) loss = axpby(1, loss, kl_weight, terms.kl);
     }
-    return { loss, terms };
+    const adversarial = this.adversarial(...videos, data, step, lastWeight, terms);
+    return { loss: adversarial ? add(loss, adversarial) : loss, terms };
+  }
+
+  /**
+   * The discriminator's side: its loss, which passes no gradient to the reconstruction. Null while it does not learn.
+   * @param target the video (B,F,H,W,C) f32 in [0,1]
+   * @param reconstruction what the decoder made of it, alike
+   */
+  discriminate(target: Tensor, reconstruction: Tensor, step: number): VaeLossTerms | null {
+    const { discriminator, logsAll, _config: config } = this;
+    const started = step >= config.disc_start;
+    if (!discriminator || !(started || logsAll)) return null;
+    const [real, fake] = [target, reconstruction].map((video) => asVideo(detach(video)));
+    const verdict = discriminatorLoss(config, discriminator, real, fake);
+    const loss = started ? verdict.loss : affine(verdict.loss, 0);
+    return { loss, terms: { discriminator: loss, logits_real: verdict.real, logits_fake: verdict.fake } };
   }
 
   /** Σ e over each sample: (B). */
   private elementLoss(target: Tensor, reconstruction: Tensor, step: number, terms: Record<string, Tensor>): Tensor {
-    const { rec_loss, wavelet_loss_weight: weight, wavelet_start } = this._config;
-    const sums = reconstructionLoss(rec_loss, reconstruction, target);
-    if (weight === 0) return sums;
-    const wavelet = () => waveletLoss(reconstruction, target);
-    if (step < wavelet_start) {
-      terms.wavelet = noGrad(() => mean(wavelet()));
-      return sums;
+    const { rec_loss, perceptual_weight, perceptual_start, wavelet_loss_weight, wavelet_start } = this._config;
+    const { perceptual } = this._options;
+    const [, frames, height, width, channels] = target.shape;
+    const positions = frames * height * width;
+    const pixels = reconstructionLoss(rec_loss, reconstruction, target);
+    let sums = pixels;
+    if (perceptual && perceptual_weight > 0 && step >= perceptual_start) {
+      const distance = perceptual.forward(target, reconstruction);
+      terms.perceptual = noGrad(() => mean(distance));
+      sums = axpby(1, sums, perceptual_weight * positions * channels, distance);
     }
-    const [, frames, height, width] = target.shape;
-    const perChannel = wavelet();
-    terms.wavelet = noGrad(() => mean(perChannel));
-    return axpby(1, sums, weight * frames * height * width, sumSamples(perChannel));
+    if (wavelet_loss_weight > 0) {
+      const perChannel = () => waveletLoss(reconstruction, target);
+      if (step >= wavelet_start) {
+        const wavelet = perChannel();
+        terms.wavelet = noGrad(() => mean(wavelet));
+        sums = axpby(1, sums, wavelet_loss_weight * positions, sumSamples(wavelet));
+      } else terms.wavelet = this.logsAll ? zeros([1], { device: target.device }) : noGrad(() => mean(perChannel()));
+    }
+    // The reference shows e as a whole.
+    terms.reconstruction = noGrad(() => affine(mean(this.logsAll ? sums : pixels), 1 / (positions * channels)));
+    return sums;
   }
 
-  private nll(sums: Tensor, elements: number, moments: Tensor | null, terms: Record<string, Tensor>): Tensor {
+  private nll(
+    sums: Tensor,
+    elements: number,
+    moments: Tensor | null,
+    images: boolean,
+    terms: Record<string, Tensor>,
+  ): Tensor {
     const batch = sums.shape[0];
-    if (this.logvar) {
-      const logvar = reshape(this.logvar, [1]);
-      terms.logvar = logvar;
-      return axpby(1, mean(mul(sums, exp(affine(logvar, -1)))), elements, logvar);
+    const shared = this.logvar
+      ? reshape(this.logvar, [1])
+      : this.logsAll && images && moments
+        ? imageLogvar(moments)
+        : null;
+    if (shared) {
+      terms.logvar = noGrad(() => affine(shared, 1));
+      return axpby(1, mean(mul(sums, exp(affine(shared, -1)))), elements, shared);
     }
     check(moments, "invalid_argument", () => {
       return "[vae loss] the posterior has no log-variances (latent_log_var none): set learned_logvar, or use_nll to false";
@@ -137,11 +215,48 @@ export class VaeLoss extends Module {
     const perSample = add(mul(sums, exp(affine(logvar, -1))), affine(logvar, elements));
     return affine(sum(perSample), 1 / batch);
   }
+
+  /** d · generator, or null while its weight is 0. */
+  private adversarial(
+    target: Tensor,
+    reconstruction: Tensor,
+    data: Tensor,
+    step: number,
+    lastWeight: Tensor | null,
+    terms: Record<string, Tensor>,
+  ): Tensor | null {
+    const { discriminator, logsAll, _config: config } = this;
+    const { adversarial_weight: factor, use_adaptive_adversarial_weight: adaptive } = config;
+    const started = step >= config.adversarial_start;
+    if (!discriminator || !(started || logsAll)) return null;
+    check(!adaptive || lastWeight, "invalid_argument", () => {
+      return "[vae loss] use_adaptive_adversarial_weight needs the decoder's last weight";
+    });
+    const play = () => generatorLoss(config, discriminator, target, reconstruction);
+    const generator = (this._options.freezeDiscriminator ?? !logsAll) ? frozen(discriminator, play) : play();
+    const weight = lastWeight && adaptive ? affine(adaptiveWeight(data, generator, lastWeight), factor) : null;
+    terms.generator = generator;
+    terms.adversarial_weight = weight ?? full([1], factor, { device: target.device });
+    return started ? mul(generator, terms.adversarial_weight) : null;
+  }
+
+  override dispose(): void {
+    super.dispose();
+    this._options.perceptual?.dispose();
+  }
 }
 
-function adversarialMessage({ adversarial_weight, adversarial_start }: VaeLossConfig): string {
-  return (
-    `adversarial_weight ${adversarial_weight} from step ${adversarial_start} on: the discriminator is not supported yet; ` +
-    "set adversarial_weight to 0, or adversarial_start to the number of training steps"
-  );
+/** Runs `body` while no gradient goes to the module's parameters. */
+function frozen<T>(module: Module, body: () => T): T {
+  module.requiresGrad(false);
+  try {
+    return body();
+  } finally {
+    module.requiresGrad(true);
+  }
 }
+
+const asVideo = (x: Tensor): Tensor => (x.dims === 4 ? reshape(x, [x.shape[0], 1, ...x.shape.slice(1)]) : x);
+
+/** The reference averages an image's log-variances over the last four axes, among them the batch. */
+const imageLogvar = (moments: Tensor): Tensor => mean(posteriorLogvar(moments));

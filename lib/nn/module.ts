@@ -47,13 +47,17 @@ export class Initializer {
     return keep(new kind(native.empty(this.device.handle, "f32", "parameters", shape), [...shape], "f32", this.device));
   }
 
-  private make(shape: Shape, fill: (purpose: number) => Tensor): Parameter {
-    const purpose = this.purpose++;
+  private make(shape: Shape, draw: (purpose: number) => Tensor): Parameter {
     const parameter = this.allocate(Parameter, shape);
     native.markParameter(parameter.handle);
     parameter.requiresGrad = true;
-    noGrad(() => scope(() => native.run("cast", [fill(purpose).handle, parameter.handle], [1, 0])));
+    this.fill(parameter, draw);
     return parameter;
+  }
+
+  private fill(parameter: Parameter, draw: (purpose: number) => Tensor): void {
+    const purpose = this.purpose++;
+    noGrad(() => scope(() => native.run("cast", [draw(purpose).handle, parameter.handle], [1, 0])));
   }
 
   /** U(-bound, bound). */
@@ -64,10 +68,19 @@ export class Initializer {
     );
   }
 
+  private drawNormal(shape: Shape, std: number, mean: number): (purpose: number) => Tensor {
+    const { seed, device } = this;
+    return (purpose) => affine(normal(shape, { seed, step: 0, purpose }, { device }), std, mean);
+  }
+
   /** N(mean, std²). */
   normal(shape: Shape, std: number, mean = 0): Parameter {
-    const { seed, device } = this;
-    return this.make(shape, (purpose) => affine(normal(shape, { seed, step: 0, purpose }, { device }), std, mean));
+    return this.make(shape, this.drawNormal(shape, std, mean));
+  }
+
+  /** Gives a parameter other values: N(mean, std²). */
+  redraw(parameter: Parameter, std: number, mean = 0): void {
+    this.fill(parameter, this.drawNormal(parameter.shape, std, mean));
   }
 
   constant(shape: Shape, value: number): Parameter {

@@ -35,16 +35,21 @@ export class Adam {
     this.v = parameters.map(zeros);
   }
 
+  /** The gradients that backward left. */
+  gradients(): Tensor[] {
+    return this.parameters.flatMap(({ grad }) => grad ?? []);
+  }
+
   /**
    * One update with the gradients that backward left, which are freed. Parameters without a gradient stay as they are.
+   * @param norm the norm to clip by where it is not that of these gradients alone
    * @returns the global norm before clipping, (1) f32, owned by the enclosing scope or the caller. When it is not finite
    * nothing was changed.
    */
-  step(lr = this.options.lr): Tensor {
+  step(lr = this.options.lr, norm = globalNorm(this.gradients())): Tensor {
     const { betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, decoupled = false, maxGradNorm = 0 } = this.options;
     const active = this.parameters.map((p, i) => ({ p, i })).filter(({ p }) => p.grad !== null);
     const grads = active.map(({ p }) => p.grad as Tensor);
-    const norm = globalNorm(grads);
     this.steps++;
     if (active.length > 0) {
       adamUpdate(

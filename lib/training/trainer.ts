@@ -3,9 +3,16 @@
 import { join } from "node:path";
 import type { TrainingConfig } from "../config/index.js";
 import { check, LtxError } from "../errors.js";
-import { type CheckpointContents, entry, readTensors, saveCheckpoint, TRAINING_FILE } from "../formats/checkpoint.js";
+import {
+  type CheckpointContents,
+  entry,
+  readTensors,
+  saveCheckpoint,
+  scalarEntry,
+  TRAINING_FILE,
+} from "../formats/checkpoint.js";
 import { fromCheckpoint as fromLayout, type Parameter } from "../nn/index.js";
-import { affine } from "../ops/index.js";
+import { affine, globalNorm } from "../ops/index.js";
 import { Adam, Ema, scheduleFactor } from "../optim/index.js";
 import { backward, type Device, scope, type Tensor } from "../tensor/index.js";
 import type { StepEvent, TrainEvent } from "./events.js";
@@ -24,48 +31,85 @@ export interface LossTerms {
   terms: Record<string, Tensor>;
 }
 
+export interface Optimized {
+  /** Name and tensor of the model's parameters; averages, where kept, are of these. */
+  model: Iterable<[string, Parameter]>;
+  /** Of an adversary, which has an optimizer of its own. */
+  adversary?: Iterable<[string, Parameter]>;
+  /** Clip both by their common norm, as the reference does; else each by its own. */
+  clipTogether?: boolean;
+}
+
 interface Pending {
   step: number;
   learningRate: number;
+  /** The loss, the norms, the terms. */
   values: Promise<number[]>;
+  norms: number;
   names: string[];
 }
 
 /** Smoothing of the reported speed, in steps. */
 const SPEED_WINDOW = 20;
 
+/** Where a checkpoint holds the number of the adversary's updates. */
+const ADVERSARY_STEPS = "adam.steps.adversary";
+
+/** Adds the gradients of a loss that is one of `share` in an update. */
+export function backwardShare(loss: Tensor, share: number): void {
+  backward(share > 1 ? affine(loss, 1 / share) : loss);
+}
+
+/**
+ * Updates the parameters of each optimizer that has gradients.
+ * @returns the norms before clipping, (1) f32: one each, or their common one
+ */
+export function applyGradients(optimizers: readonly Adam[], learningRate: number, clipTogether = false): Tensor[] {
+  const active = optimizers.filter((optimizer) => optimizer.gradients().length > 0);
+  if (!clipTogether) return active.map((optimizer) => optimizer.step(learningRate));
+  const norm = globalNorm(active.flatMap((optimizer) => optimizer.gradients()));
+  for (const optimizer of active) optimizer.step(learningRate, norm);
+  return [norm];
+}
+
 export abstract class Trainer<Batch> {
   abstract readonly stage: "vae" | "flow";
   /** Updates done. */
   step = 0;
-  protected readonly optimizer: Adam;
+  /** The model's, then the adversary's if there is one. */
+  private readonly optimizers: readonly Adam[];
   readonly ema: Ema | null;
   private readonly names: Map<Parameter, string>;
+  private readonly clipTogether: boolean;
 
   protected constructor(
     readonly device: Device,
     readonly training: TrainingConfig,
-    named: Iterable<[string, Parameter]>,
+    { model, adversary = [], clipTogether = false }: Optimized,
   ) {
-    const trainable = [...named].filter(([, p]) => p.trainable);
-    this.names = new Map(trainable.map(([name, p]) => [p, name]));
+    const trainable = [model, adversary].map((named) => [...named].filter(([, p]) => p.trainable));
+    this.names = new Map(trainable.flat().map(([name, p]) => [p, name]));
+    this.clipTogether = clipTogether;
     const { optimizer, learning_rate, max_grad_norm, ema_decay } = training;
-    const parameters = trainable.map(([, p]) => p);
-    this.optimizer = new Adam(parameters, {
-      lr: learning_rate,
-      betas: optimizer.betas,
-      eps: optimizer.eps,
-      weightDecay: optimizer.weight_decay,
-      decoupled: optimizer.name === "adamw",
-      maxGradNorm: max_grad_norm,
-    });
-    this.ema = ema_decay > 0 ? new Ema(parameters, ema_decay) : null;
+    const groups = trainable.map((named) => named.map(([, p]) => p)).filter((group) => group.length > 0);
+    this.optimizers = groups.map(
+      (parameters) =>
+        new Adam(parameters, {
+          lr: learning_rate,
+          betas: optimizer.betas,
+          eps: optimizer.eps,
+          weightDecay: optimizer.weight_decay,
+          decoupled: optimizer.name === "adamw",
+          maxGradNorm: max_grad_norm,
+        }),
+    );
+    this.ema = ema_decay > 0 ? new Ema(groups[0], ema_decay) : null;
   }
 
   /** The host's part of a batch; `index` counts micro-batches over the whole run. */
   protected abstract prepare(index: number): Promise<Batch>;
-  /** Queues the forward pass. Runs in a scope, so it must not wait. */
-  protected abstract forward(batch: Batch, index: number): LossTerms;
+  /** Queues forward and backward of one of `share` micro-batches, so it must not wait. */
+  protected abstract accumulate(batch: Batch, index: number, share: number): LossTerms;
   /** Scores on held-out clips. */
   protected abstract validate(): Promise<Record<string, number>>;
   /** What a checkpoint holds besides the optimizer's state. */
@@ -92,20 +136,19 @@ export abstract class Trainer<Batch> {
     const result = scope(() => {
       let first: LossTerms | null = null;
       for (const [i, batch] of batches.entries()) {
-        const terms = scope(() => this.forward(batch, this.step * count + i));
-        backward(count > 1 ? affine(terms.loss, 1 / count) : terms.loss);
+        const terms = scope(() => this.accumulate(batch, this.step * count + i, count));
         first ??= terms;
       }
-      const norm = this.optimizer.step(learningRate);
+      const norms = applyGradients(this.optimizers, learningRate, this.clipTogether);
       this.ema?.update(this.step);
-      return { first: first as LossTerms, norm };
+      return { first: first as LossTerms, norms };
     });
     const { loss, terms } = result.first;
-    const tensors = [loss, result.norm, ...Object.values(terms)];
+    const tensors = [loss, ...result.norms, ...Object.values(terms)];
     const values = Promise.all(tensors.map((t) => t.item()));
     for (const tensor of tensors) tensor.dispose();
     this.step++;
-    return { step: this.step, learningRate, values, names: Object.keys(terms) };
+    return { step: this.step, learningRate, values, norms: result.norms.length, names: Object.keys(terms) };
   }
 
   /**
@@ -124,12 +167,15 @@ export abstract class Trainer<Batch> {
     yield* this.before(signal);
 
     const times = [performance.now()];
-    const finish = async ({ step, learningRate, values, names }: Pending): Promise<StepEvent> => {
-      const [loss, gradientNorm, ...parts] = await values;
-      if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
+    const finish = async ({ step, learningRate, values, norms, names }: Pending): Promise<StepEvent> => {
+      const [loss, ...rest] = await values;
+      const [gradientNorm, adversaryNorm] = rest.slice(0, norms);
+      const parts = rest.slice(norms);
+      if (![loss, ...rest.slice(0, norms)].every(Number.isFinite)) {
+        const adversary = adversaryNorm === undefined ? "" : `, that of the discriminator's ${adversaryNorm}`;
         throw new LtxError(
           "non_finite",
-          `[${stage}] step ${step}: the loss is ${loss} and its gradient's norm ${gradientNorm}. Lower the learning rate, ` +
+          `[${stage}] step ${step}: the loss is ${loss} and its gradient's norm ${gradientNorm}${adversary}. Lower the learning rate, ` +
             `or train with mixed_precision "no"; earlier checkpoints are untouched`,
         );
       }
@@ -137,6 +183,7 @@ export abstract class Trainer<Batch> {
       if (times.length > SPEED_WINDOW + 1) times.shift();
       const stepsPerSecond = ((times.length - 1) * 1000) / (times[times.length - 1] - times[0]);
       const terms = Object.fromEntries(names.map((name, i) => [name, parts[i]]));
+      if (adversaryNorm !== undefined) terms.discriminator_gradient_norm = adversaryNorm;
       const secondsLeft = (steps - step) / stepsPerSecond;
       return { type: "step", stage, step, steps, loss, terms, learningRate, gradientNorm, stepsPerSecond, secondsLeft };
     };
@@ -194,13 +241,17 @@ export abstract class Trainer<Batch> {
   }
 
   private *optimizerEntries() {
-    for (const [i, p] of this.optimizer.parameters.entries()) {
-      const name = this.names.get(p);
-      yield entry(`adam.m.${name}`, p, this.optimizer.m[i]);
-      yield entry(`adam.v.${name}`, p, this.optimizer.v[i]);
-      // The model file holds the averages then, since those are what sampling wants.
-      if (this.ema) yield entry(`raw.${name}`, p);
+    for (const { parameters, m, v } of this.optimizers) {
+      for (const [i, p] of parameters.entries()) {
+        const name = this.names.get(p);
+        yield entry(`adam.m.${name}`, p, m[i]);
+        yield entry(`adam.v.${name}`, p, v[i]);
+      }
     }
+    // The model file holds the averages then, since those are what sampling wants.
+    for (const p of this.ema?.parameters ?? []) yield entry(`raw.${this.names.get(p)}`, p);
+    const [, adversary] = this.optimizers;
+    if (adversary) yield scalarEntry(ADVERSARY_STEPS, adversary.steps);
   }
 
   /** The averages by parameter, or undefined when none are kept. */
@@ -218,21 +269,25 @@ export abstract class Trainer<Batch> {
       });
       target.write(fromLayout(p, found.data));
     };
-    for (const [i, p] of this.optimizer.parameters.entries()) {
-      const name = this.names.get(p);
-      load(`adam.m.${name}`, p, this.optimizer.m[i]);
-      load(`adam.v.${name}`, p, this.optimizer.v[i]);
-      if (this.ema) {
-        this.ema.averages[i].write((await p.read()) as Float32Array);
-        load(`raw.${name}`, p, p);
+    for (const { parameters, m, v } of this.optimizers) {
+      for (const [i, p] of parameters.entries()) {
+        load(`adam.m.${this.names.get(p)}`, p, m[i]);
+        load(`adam.v.${this.names.get(p)}`, p, v[i]);
       }
     }
+    for (const [i, p] of this.ema?.parameters.entries() ?? []) {
+      this.ema?.averages[i].write((await p.read()) as Float32Array);
+      load(`raw.${this.names.get(p)}`, p, p);
+    }
     this.step = step;
-    this.optimizer.steps = step;
+    const [model, adversary] = this.optimizers;
+    model.steps = step;
+    // An adversary may join late, and counts its own updates.
+    if (adversary) adversary.steps = tensors.get(ADVERSARY_STEPS)?.data[0] ?? 0;
   }
 
   dispose(): void {
-    this.optimizer.dispose();
+    for (const optimizer of this.optimizers) optimizer.dispose();
     this.ema?.dispose();
   }
 }

@@ -5,14 +5,16 @@ import { loadClips, openData } from "../data/open.js";
 import { check, LtxError } from "../errors.js";
 import { MODEL_FILE, moduleEntries, readTensors } from "../formats/checkpoint.js";
 import { VaeLoss } from "../losses/index.js";
+import { Lpips } from "../models/lpips.js";
 import { VideoVae } from "../models/video-vae/index.js";
 import { Initializer } from "../nn/index.js";
-import { affine, mixRows, normal, pairLoss, sum, uniform } from "../ops/index.js";
+import { affine, normal, pairLoss, sum, uniform } from "../ops/index.js";
 import { psnr } from "../pipelines/metrics.js";
 import { reconstruct } from "../pipelines/reconstruct.js";
-import { type Device, noGrad, device as openDevice, scope, Tensor } from "../tensor/index.js";
+import { type Device, noGrad, device as openDevice, type Shape, scope, Tensor } from "../tensor/index.js";
 import { Purpose } from "./purposes.js";
 import { type LossTerms, Trainer } from "./trainer.js";
+import { type VaeDraws, vaeStep } from "./vae-step.js";
 
 export interface VaeTrainerOptions {
   /** A configuration, or the path of its YAML file. */
@@ -27,9 +29,22 @@ export interface VaeTrainerOptions {
 /** Held-out clips that validation decodes. */
 const VALIDATION_CLIPS = 32;
 
+/** What tells the reference's second pass from the first in its random streams. */
+const SECOND_PASS = 16;
+
+/** Keeps the discriminator's initial values from being those of the VAE. */
+const LOSS_SEED = 2 ** 51;
+
+const DISCRIMINATOR = "loss.discriminator.";
+
 /**
- * Trains the video VAE: reconstruction, KL and wavelet loss; the decoder sees latents with noise of a random amplitude
- * and is told how much, which makes it the last denoising step of generation.
+ * Trains the video VAE: reconstruction, KL, wavelet and perceptual loss, and the game with a discriminator, which has an
+ * optimizer of its own. The decoder sees latents with noise of a random amplitude and is told how much, which makes it
+ * the last denoising step of generation.
+ *
+ * `compat: reference` does as the reference does where that differs: the decoder's output is cut in training too, the
+ * generator's loss also moves the discriminator, which judges a second reconstruction, one norm clips both, and a learned
+ * log-variance stays where it starts.
  */
 export class VaeTrainer extends Trainer<Uint8Array> {
   readonly stage = "vae";
@@ -42,7 +57,13 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     private readonly testData: DataSource,
     device: Device,
   ) {
-    super(device, config.training, [...vae.namedParameters(), ...loss.namedParameters("loss.")]);
+    const ofLoss = [...loss.namedParameters("loss.")];
+    const isAdversary = ([name]: [string, unknown]) => name.startsWith(DISCRIMINATOR);
+    super(device, config.training, {
+      model: [...vae.namedParameters(), ...ofLoss.filter((named) => !isAdversary(named))],
+      adversary: ofLoss.filter(isAdversary),
+      clipTogether: config.compat === "reference",
+    });
   }
 
   /** @throws LtxError `config`, `unavailable`, `shape_mismatch` */
@@ -58,11 +79,15 @@ export class VaeTrainer extends Trainer<Uint8Array> {
       const found = `${data.frames}×${data.height}×${data.width}`;
       return `[vae] data has clips of ${found}, the configuration says ${frames}×${height}×${width}`;
     });
-    const init = new Initializer(device, config.training.seed);
-    const computeDtype = config.training.mixed_precision === "bf16" ? "bf16" : "f32";
-    const vae = new VideoVae(config.vae, { device, seed: config.training.seed, computeDtype });
-    const loss = new VaeLoss(config.loss, init, { steps: config.training.steps });
-    return new VaeTrainer(config, vae, loss, data, testData, device);
+    const loss = await createLoss(config, device);
+    try {
+      const { seed, gradient_checkpointing: gradientCheckpointing } = config.training;
+      const vae = new VideoVae(config.vae, { device, seed, computeDtype: computeDtype(config), gradientCheckpointing });
+      return new VaeTrainer(config, vae, loss, data, testData, device);
+    } catch (error) {
+      loss.dispose();
+      throw error;
+    }
   }
 
   /** Continues from a checkpoint that {@link Trainer.save} wrote. */
@@ -106,29 +131,26 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     return warmup_steps > 0 ? max * Math.min(1, (step - start) / warmup_steps) : max;
   }
 
-  protected forward(clips: Uint8Array, index: number): LossTerms {
-    const key = (purpose: number) => ({ seed: this.training.seed, step: index, purpose });
-    const { device, vae } = this;
+  protected accumulate(clips: Uint8Array, index: number, share: number): LossTerms {
     const x = this.video(clips);
-    const moments = vae.encodeMoments(x);
-    const latentShape = [...moments.shape.slice(0, -1), vae.config.latent_channels];
-    let z = vae.sample(moments, vae.stochastic ? normal(latentShape, key(Purpose.posterior), { device }) : null);
-    let amplitude: Tensor | null = null;
-    if (vae.config.timestep_conditioning) {
-      amplitude = affine(
-        uniform([x.shape[0]], key(Purpose.decoderAmplitude), { device }),
-        this.noiseAmplitude(this.step),
-      );
-      z = mixRows(z, normal(latentShape, key(Purpose.decoderNoise), { device }), null, amplitude);
-    }
-    const noise = key(Purpose.layerNoise);
-    // The reference cuts the decoder's output to [0, 1] in training too, where no gradient passes: a decoder that
-    // overshoots everywhere (all black, early on) never comes back.
-    const reconstruction =
-      this.config.compat === "reference"
-        ? vae.decode(z, amplitude, { noise })
-        : affine(vae.decodeUnclamped(z, amplitude, { noise }), 0.5, 0.5);
-    return this.loss.forward(x, reconstruction, vae.stochastic ? moments : null, this.step);
+    const reference = this.config.compat === "reference";
+    return vaeStep(this, x, this.step, (pass, shape) => this.draw(shape, index, pass), { share, reference });
+  }
+
+  /** @param shape of the latents */
+  private draw(shape: Shape, index: number, pass: number): VaeDraws {
+    const { device, vae } = this;
+    const { seed } = this.training;
+    const key = (purpose: number) => ({ seed, step: index, purpose: purpose + pass * SECOND_PASS });
+    const noisy = vae.config.timestep_conditioning;
+    const amplitude = () =>
+      affine(uniform([shape[0]], key(Purpose.decoderAmplitude), { device }), this.noiseAmplitude(this.step));
+    return {
+      posterior: vae.stochastic ? normal(shape, key(Purpose.posterior), { device }) : null,
+      amplitude: noisy ? amplitude() : null,
+      latent: noisy ? normal(shape, key(Purpose.decoderNoise), { device }) : null,
+      layers: key(Purpose.layerNoise),
+    };
   }
 
   /** PSNR of held-out clips, decoded from the posterior's mean. */
@@ -162,4 +184,30 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     this.vae.dispose();
     this.loss.dispose();
   }
+}
+
+const computeDtype = ({ training }: VaeRunConfig): "bf16" | "f32" =>
+  training.mixed_precision === "bf16" ? "bf16" : "f32";
+
+async function createLoss(config: VaeRunConfig, device: Device): Promise<VaeLoss> {
+  const { compat } = config;
+  const { steps, seed } = config.training;
+  const { perceptual_weight: weight, perceptual_start: start, perceptual_checkpoint: weights } = config.loss;
+  const range = compat === "reference" ? "unit" : "symmetric";
+  const dtype = { computeDtype: computeDtype(config) };
+  const perceptual =
+    weights !== undefined && weight > 0 && start < steps
+      ? await Lpips.load(weights, { device, range, ...dtype })
+      : null;
+  const loss = new VaeLoss(config.loss, new Initializer(device, LOSS_SEED + seed), {
+    steps,
+    compat,
+    perceptual,
+    ...dtype,
+  });
+  if (compat === "reference" && loss.logvar) {
+    loss.logvar.trainable = false;
+    loss.logvar.requiresGrad = false;
+  }
+  return loss;
 }
