@@ -14,6 +14,7 @@ function baseShape({ learning_rate, betas }: TrainingDefaults) {
     batch_size: count.default(8),
     gradient_accumulation_steps: count.default(1),
     mixed_precision: z.enum(["no", "bf16"]).default("no"),
+    gradient_checkpointing: z.boolean().default(false),
     // torch.compile has no counterpart; the reference's files may still ask for it.
     compile: z.boolean().optional(),
     num_training_steps: count.optional(),
@@ -52,6 +53,7 @@ export const vaeTrainingSchema = section({
 export const flowTrainingSchema = section({
   ...baseShape({ learning_rate: 2e-4, betas: [0.9, 0.99] }),
   prompt_dropout: fraction.optional(),
+  joint_image_video_training_step: z.number().int().min(-1).default(-1),
 });
 
 type VaeTrainingInput = z.output<typeof vaeTrainingSchema>;
@@ -60,6 +62,7 @@ type FlowTrainingInput = z.output<typeof flowTrainingSchema>;
 /**
  * How a model is trained. Steps count optimizer updates. `lr_schedule`: the rate climbs linearly from 0 over
  * `warmup_steps`, then stays (`constant`) or falls along half a cosine to `final_fraction` of itself at the last step.
+ * `gradient_checkpointing` computes the blocks' inside a second time in backward instead of keeping it in memory.
  * `max_grad_norm` clips the global norm. `ema_decay` 0 keeps no average. `*_every` are steps.
  */
 export type TrainingConfig = Omit<VaeTrainingInput, "num_training_steps" | "steps" | "compile" | "decoder_noise"> & {
@@ -72,8 +75,15 @@ export type TrainingConfig = Omit<VaeTrainingInput, "num_training_steps" | "step
  */
 export type VaeTrainingConfig = TrainingConfig & { decoder_noise: VaeTrainingInput["decoder_noise"] };
 
-/** `prompt_dropout`: the probability with which a sample's prompt becomes the empty text. */
-export type FlowTrainingConfig = TrainingConfig & { prompt_dropout: number };
+/**
+ * `prompt_dropout`: the probability with which a sample's prompt becomes the empty text.
+ * `joint_image_video_training_step` k: at every k-th step the batch is one of images, single frames of the clips, as many
+ * for each clip as the model's state has frames; -1 or 0 for never.
+ */
+export type FlowTrainingConfig = TrainingConfig & {
+  prompt_dropout: number;
+  joint_image_video_training_step: number;
+};
 
 const DEFAULT_STEPS = 10000;
 

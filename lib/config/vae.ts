@@ -9,7 +9,7 @@ export const ENCODER_BLOCKS = {
   res_x_y: ["multiplier"],
   compress_time: [],
   compress_space: [],
-  compress_all: [],
+  compress_all: ["multiplier"],
   compress_all_x_y: ["multiplier"],
   compress_time_res: ["multiplier"],
   compress_space_res: ["multiplier"],
@@ -21,8 +21,8 @@ export const DECODER_BLOCKS = {
   res_x: ["num_layers", "inject_noise"],
   attn_res_x: ["num_layers", "inject_noise", "attention_head_dim"],
   res_x_y: ["multiplier", "inject_noise"],
-  compress_time: [],
-  compress_space: [],
+  compress_time: ["residual", "multiplier"],
+  compress_space: ["residual", "multiplier"],
   compress_all: ["residual", "multiplier"],
 } as const;
 
@@ -37,7 +37,11 @@ const blockParams = section({
   attention_head_dim: count.optional(),
 });
 
-/** `num_layers` of the res blocks; `multiplier`, the change of width (default 2; 1 in a decoder's `compress_all`). */
+/**
+ * `num_layers` of the res blocks; `multiplier`, the change of width (default 2; 1 in `compress_time`, `compress_space`
+ * and `compress_all`); `residual`, whether a decoder's resampling adds its rearranged input; `inject_noise`, whether each
+ * convolution is followed by noise; `attention_head_dim`, the width of the heads in `attn_res_x`.
+ */
 export type VaeBlockParams = z.output<typeof blockParams>;
 /** `[name, n]` is short for `[name, { num_layers: n }]`; only `res_x` blocks read n. */
 export type EncoderBlock = [EncoderBlockName, number | VaeBlockParams];

@@ -78,10 +78,6 @@ export function checkVae(vae: VaeConfig, path: Path): Problem[] {
     const message = 'found true, latent_log_var "uniform" has one variance for all channels and needs false';
     problems.push({ path: [...path, "use_quant_conv"], message });
   }
-  if (vae.latent_log_var === "none" && vae.latent_channels % 2 !== 0) {
-    const message = `found ${vae.latent_channels}, latent_log_var "none" splits the channels in halves: needs an even number`;
-    problems.push({ path: [...path, "latent_channels"], message });
-  }
   problems.push(...checkEncoderWidths(vae, path), ...checkDecoderWidths(vae, path));
   const { time } = vaeFactors(vae);
   const frames = vae.input_number_of_frames;
@@ -100,7 +96,7 @@ function groupFault(vae: VaeConfig, channels: number): string | undefined {
 function checkEncoderWidths(vae: VaeConfig, path: Path): Problem[] {
   let channels = vae.encoder_base_channels ?? vae.base_channels;
   for (const [i, [name, params]] of vae.encoder_blocks.entries()) {
-    const multiplier = paramOf(params).multiplier ?? 2;
+    const multiplier = paramOf(params).multiplier ?? (/^compress_(time|space|all)$/.test(name) ? 1 : 2);
     const volume = strideVolume(name);
     // The res variants fold their stride into channels and average the input's to the output's.
     const wide = channels * multiplier;
@@ -108,7 +104,7 @@ function checkEncoderWidths(vae: VaeConfig, path: Path): Problem[] {
       const message = `${name} cannot make ${wide} channels of ${channels} with ${volume} positions each`;
       return [{ path: [...path, "encoder_blocks", i], message }];
     }
-    if (name === "res_x_y" || name === "compress_all_x_y" || name.endsWith("_res")) channels = wide;
+    if (name !== "res_x") channels = wide;
     const fault = name.startsWith("res_x") ? groupFault(vae, channels) : undefined;
     if (fault) return [{ path: [...path, "encoder_blocks", i], message: fault }];
   }
@@ -143,7 +139,10 @@ function checkDecoderWidths(vae: VaeConfig, path: Path): Problem[] {
       return [{ path: at, message }];
     }
     const headDim = paramOf(params).attention_head_dim;
-    if (name === "attn_res_x" && headDim !== undefined && channels % headDim !== 0) {
+    if (name === "attn_res_x" && headDim === undefined) {
+      return [{ path: at, message: "attn_res_x needs attention_head_dim, the width of its heads" }];
+    }
+    if (headDim !== undefined && channels % headDim !== 0) {
       return [{ path: at, message: `attention_head_dim ${headDim} does not divide the ${channels} channels` }];
     }
     const fault = name.includes("res_x") ? groupFault(vae, channels) : undefined;

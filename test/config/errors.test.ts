@@ -98,8 +98,14 @@ describe("values", () => {
     [
       "vae",
       "[compress_all, 1]",
-      "[compress_all, { multiplier: 2 }]",
-      "encoder_blocks[1][1].multiplier: compress_all: takes no keys",
+      "[compress_all, { multipliers: 2 }]",
+      'encoder_blocks[1][1].multipliers: unknown key, did you mean "multiplier"?',
+    ],
+    [
+      "vae",
+      "[compress_all, 1]",
+      "[compress_time, { multiplier: 2 }]",
+      "encoder_blocks[1][1].multiplier: compress_time: takes no keys",
     ],
     ["flow", "dropout: 0.0", "dropout: 0.1", "score_network.params.dropout: found 0.1, only 0 is supported"],
     ["flow", "double_self_attention: false", "double_self_attention: true", "found true, only false is supported"],
@@ -256,14 +262,13 @@ describe("fields that must fit together", () => {
       [["norm_layer: pixel_norm", "norm_layer: group_norm\n    norm_num_groups: 48"]],
       "cannot split 128 channels into norm_num_groups 48",
     );
-    check(
-      "vae",
-      [
-        ["latent_log_var: uniform", "latent_log_var: none"],
-        ["latent_channels: 128", "latent_channels: 127"],
-      ],
-      "needs an even number",
-    );
+  });
+  it("the heads of attention in the decoder", () => {
+    const block = "        - [res_x_y, 1]\n        - [compress_all, 1]\n      norm";
+    const withAttention = (params: string) =>
+      block.replace("[compress_all", `[attn_res_x, ${params}]\n        - [compress_all`);
+    check("quick", [[block, withAttention("2")]], "decoder_blocks[2]: attn_res_x needs attention_head_dim");
+    check("quick", [[block, withAttention("{ attention_head_dim: 7 }")]], "attention_head_dim 7 does not divide the");
   });
   it("decoder upsampling that the channels allow", () => {
     check(

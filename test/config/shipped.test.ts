@@ -66,6 +66,7 @@ const TRAINING = {
   dataset: "video/moving_mnist",
   gradient_accumulation_steps: 1,
   mixed_precision: "bf16",
+  gradient_checkpointing: false,
   lr_schedule: { name: "constant", warmup_steps: 0, final_fraction: 0 },
   max_grad_norm: 1,
   ema_decay: 0,

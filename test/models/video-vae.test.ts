@@ -70,6 +70,36 @@ describe("shapes", () => {
       },
       [1, 9, 8, 16, 1],
     ],
+    [
+      "folding, widening and residual resampling, replicated edges",
+      {
+        spatial_padding_mode: "replicate",
+        encoder_blocks: [
+          ["compress_time_res", { multiplier: 1 }],
+          ["compress_space_res", { multiplier: 2 }],
+          ["compress_all", { multiplier: 2 }],
+        ],
+        decoder_blocks: [
+          ["compress_all", { multiplier: 2, residual: true }],
+          ["compress_space", { multiplier: 2, residual: true }],
+          ["compress_time", { residual: true }],
+        ],
+      },
+      [1, 9, 8, 16, 1],
+    ],
+    [
+      "attention in the decoder, an odd number of deterministic latents",
+      {
+        latent_channels: 5,
+        latent_log_var: "none",
+        decoder_blocks: [
+          ["res_x_y", 1],
+          ["attn_res_x", { num_layers: 2, attention_head_dim: 4 }],
+          ["compress_all", 1],
+        ],
+      },
+      [2, 3, 8, 4, 1],
+    ],
   ] as [string, Record<string, unknown>, number[]][])("%s", async (_, changes, shape) => {
     const settings = config(changes);
     const vae = new VideoVae(settings);
@@ -77,7 +107,8 @@ describe("shapes", () => {
     const video = uniform(shape, key(0));
     const moments = vae.encodeMoments(video);
     const variances = settings.latent_log_var !== "none";
-    expect(moments.shape).toEqual([shape[0], frames, height, width, variances ? 12 : 6]);
+    const { latent_channels: latents } = settings;
+    expect(moments.shape).toEqual([shape[0], frames, height, width, variances ? 2 * latents : latents]);
     const z = vae.sample(moments, variances ? normal([shape[0], frames, height, width, 6], key(1)) : null);
     const decoded = vae.decode(z, null);
     expect(decoded.shape).toEqual(shape);
@@ -210,6 +241,45 @@ describe("values", () => {
     }
   });
 
+  it("computes the same gradients with checkpoints, noise included, from fewer bytes", async () => {
+    const settings = config({
+      timestep_conditioning: true,
+      decoder_blocks: [
+        ["attn_res_x", { num_layers: 2, inject_noise: true, attention_head_dim: 8 }],
+        ["res_x_y", { inject_noise: true }],
+        ["compress_all", 1],
+        ["res_x", { num_layers: 2, inject_noise: true }],
+      ],
+    });
+    const video = uniform([1, 5, 16, 16, 1], key(0));
+    const noise = normal([1, 3, 4, 4, 6], key(1));
+    const [results, kept]: [Map<string, unknown>[], number[]] = [[], []];
+    for (const gradientCheckpointing of [false, true]) {
+      const vae = new VideoVae(settings, { seed: 3, gradientCheckpointing });
+      for (const [name, p] of vae.namedParameters()) {
+        if (name.includes("per_channel_scale")) p.write(new Float32Array(p.size).fill(0.5));
+      }
+      const values = new Map<string, unknown>();
+      for (let pass = 0; pass < 2; pass++) {
+        const before = device().memory().live;
+        const loss = scope(() => {
+          const z = vae.sample(vae.encodeMoments(video), noise);
+          return sum(vae.decodeUnclamped(z, times([0.1]), { noise: key(7 + pass) }));
+        });
+        kept.push(device().memory().live - before);
+        values.set(`loss ${pass}`, await loss.item());
+        backward(loss);
+        loss.dispose();
+      }
+      for (const [name, p] of vae.namedParameters()) values.set(name, await p.grad?.read());
+      expect([...values.values()]).not.toContain(undefined);
+      results.push(values);
+      vae.dispose();
+    }
+    expect(results[1]).toEqual(results[0]);
+    expect(kept[2]).toBeLessThan(kept[0] * 0.6);
+  });
+
   it("leaves nothing behind after an encoding and a decoding without gradients", async () => {
     const vae = new VideoVae(config());
     const before = device().memory().live;
@@ -237,19 +307,19 @@ describe("errors", () => {
     ["missing timestep", () => timed.decode(latent(), null), /give a timestep for each sample/],
     ["wrong timesteps", () => timed.decode(latent(), times([0])), /timestep expects f32 \[2\]/],
     [
-      "attention",
-      () => new VideoVae(config({ decoder_blocks: [["attn_res_x", 1]] })),
-      /attn_res_x is not supported yet: use res_x/,
+      "attention without heads",
+      () => new VideoVae({ ...config(), decoder_blocks: [["attn_res_x", 1]] }),
+      /attn_res_x needs attention_head_dim/,
+    ],
+    [
+      "heads",
+      () => new VideoVae({ ...config(), decoder_blocks: [["attn_res_x", { attention_head_dim: 3 }]] }),
+      /attention_head_dim 3 does not divide the 8 channels/,
     ],
     [
       "residual strides",
-      () => new VideoVae(config({ encoder_blocks: [["compress_all_res", 1]] })),
-      /compress_all_res is not supported yet/,
-    ],
-    [
-      "replicate padding",
-      () => new VideoVae(config({ spatial_padding_mode: "replicate" })),
-      /not supported yet: use "zeros"/,
+      () => new VideoVae({ ...config(), encoder_blocks: [["compress_all_res", { multiplier: 3 }]] }),
+      /cannot make 24 channels of 8 with 8 positions each/,
     ],
     [
       "quant with uniform",

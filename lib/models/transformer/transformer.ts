@@ -2,7 +2,7 @@ import { innerDim, type TransformerConfig } from "../../config/transformer.js";
 import { check } from "../../errors.js";
 import { type Initializer, Linear, Module, type Parameter, TimestepEmbedding } from "../../nn/index.js";
 import { addRows, affine, cast, depthToSpace, normAct, reshape, silu } from "../../ops/index.js";
-import { scope, Tensor } from "../../tensor/index.js";
+import { checkpoint, scope, Tensor } from "../../tensor/index.js";
 import { adaRowCount, TransformerBlock } from "./block.js";
 import { absolutePositions, type Grid, GridCache, type RopeTables, ropeCache } from "./rope.js";
 
@@ -33,6 +33,15 @@ export type TransformerOptions = Pick<
   | "project_to_2d_pos"
   | "timestep_scale_multiplier"
 >;
+
+type BlockInputs = readonly [
+  h: Tensor,
+  ada: Tensor | null,
+  cos: Tensor | null,
+  sin: Tensor | null,
+  context: Tensor,
+  mask: Tensor | null,
+];
 
 /** Linear, GELU (tanh), Linear: the text's features to the width of the stream. */
 class CaptionProjection extends Module {
@@ -82,7 +91,8 @@ export class LtxVideoTransformer extends Module {
   constructor(
     readonly config: TransformerOptions,
     init: Initializer,
-    readonly options: { computeDtype?: "f32" | "bf16" } = {},
+    /** `gradientCheckpointing`: backward computes each block's inside anew instead of keeping it. */
+    readonly options: { computeDtype?: "f32" | "bf16"; gradientCheckpointing?: boolean } = {},
   ) {
     super();
     const dim = innerDim(config);
@@ -172,7 +182,7 @@ export class LtxVideoTransformer extends Module {
       const mask = textMask && affine(textMask, -MASKED, MASKED);
       for (const block of this.transformer_blocks) {
         const before = h;
-        h = scope(() => block.forward(before, ada, rope, context, mask));
+        h = scope(() => this.runBlock(block, [before, ada, rope?.cos ?? null, rope?.sin ?? null, context, mask]));
         before.dispose(); // what backward needs of it, the tape holds
       }
       const modulation = { ada: this.outputTable(embedded), shift: 0, scale: 1 };
@@ -184,6 +194,12 @@ export class LtxVideoTransformer extends Module {
     super.dispose();
     this._rope?.dispose();
     this._absolute?.dispose();
+  }
+
+  private runBlock(block: TransformerBlock, inputs: BlockInputs): Tensor {
+    const run = (...[h, ada, cos, sin, context, mask]: BlockInputs) =>
+      block.forward(h, ada, cos && sin && { cos, sin }, context, mask);
+    return this.options.gradientCheckpointing ? checkpoint(run, inputs, block.parameters()) : run(...inputs);
   }
 
   /** The rows (G, 4 or 6, D) that every block adds its own to; null without adaptive norms. */

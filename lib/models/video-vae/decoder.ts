@@ -3,7 +3,7 @@ import { CausalConv3d, type Initializer, Module, type Parameter, TimestepEmbeddi
 import { depthToSpace, mul } from "../../ops/index.js";
 import { scope, type Tensor } from "../../tensor/index.js";
 import { type BlockContext, DepthToSpaceUpsample, modulationTable, ResnetBlock3D, UNetMidBlock3D } from "./blocks.js";
-import { type BlockSpec, type CoderConfig, layersOf, multiplierOf } from "./encoder.js";
+import { type BlockSpec, type CoderConfig, type CoderOptions, layersOf, multiplierOf, STRIDES } from "./encoder.js";
 import type { NoisePlanes } from "./noise.js";
 import { createNorm, type Norm } from "./norms.js";
 
@@ -14,12 +14,9 @@ export interface DecoderConfig extends CoderConfig {
 
 type UpBlock = UNetMidBlock3D | ResnetBlock3D | DepthToSpaceUpsample;
 
-const STRIDES = { compress_time: [2, 1, 1], compress_space: [1, 2, 2], compress_all: [2, 2, 2] } as const;
-
 /** By what a decoder block divides the channels. */
 function divisor([name, params]: BlockSpec): number {
-  if (name === "res_x_y") return multiplierOf(params, 2);
-  return name === "compress_all" ? multiplierOf(params, 1) : 1;
+  return multiplierOf(params, name === "res_x_y" ? 2 : 1);
 }
 
 /** Latent to video: convolution, blocks in the order in which they are listed, norm, SiLU, convolution, unpatching. */
@@ -34,21 +31,27 @@ export class Decoder extends Module {
   last_time_embedder: TimestepEmbedding | null;
   private _patch: number;
 
-  constructor(config: DecoderConfig, init: Initializer) {
+  constructor(config: DecoderConfig, init: Initializer, options: CoderOptions = {}) {
     super();
-    const { norm_layer: norm, norm_num_groups: groups, patch_size, causal, timestep_conditioning } = config;
-    const resnet = { norm, groups, causal };
+    const { norm_layer: norm, norm_num_groups: groups, patch_size, timestep_conditioning } = config;
+    const padding = { causal: config.causal, spatialPadding: config.spatial_padding_mode };
+    const resnet = { norm, groups, ...padding, ...options };
     let width = config.blocks.reduce((channels, block) => channels * divisor(block), config.base_channels);
     this.timestep_scale_multiplier = timestep_conditioning ? init.constant([], 1000) : null;
-    this.conv_in = new CausalConv3d(config.in_channels, width, init, { causal });
+    this.conv_in = new CausalConv3d(config.in_channels, width, init, padding);
     for (const block of config.blocks) {
       const [name, params] = block;
-      const { inject_noise: injectNoise = false, residual = false } = typeof params === "number" ? {} : params;
+      const given = typeof params === "number" ? {} : params;
+      const { inject_noise: injectNoise = false, residual = false, attention_head_dim: attentionHeadDim } = given;
       const narrow = width / divisor(block);
       switch (name) {
-        case "res_x": {
-          const options = { ...resnet, injectNoise, timestepConditioning: timestep_conditioning };
-          this.up_blocks.push(new UNetMidBlock3D(width, layersOf(params), init, options));
+        case "res_x":
+        case "attn_res_x": {
+          check(name === "res_x" || attentionHeadDim, "config", () => {
+            return "[video vae] a decoder block attn_res_x needs attention_head_dim, the width of its heads";
+          });
+          const block = { ...resnet, injectNoise, timestepConditioning: timestep_conditioning, attentionHeadDim };
+          this.up_blocks.push(new UNetMidBlock3D(width, layersOf(params), init, block));
           break;
         }
         case "res_x_y":
@@ -57,20 +60,17 @@ export class Decoder extends Module {
         case "compress_time":
         case "compress_space":
         case "compress_all": {
-          const options = { stride: STRIDES[name], causal, residual, factor: divisor(block) };
-          this.up_blocks.push(new DepthToSpaceUpsample(width, init, options));
+          const upsample = { stride: STRIDES[name], ...padding, residual, factor: divisor(block) };
+          this.up_blocks.push(new DepthToSpaceUpsample(width, init, upsample));
           break;
         }
         default:
-          throw new LtxError(
-            "unavailable",
-            `[video vae] decoder block ${name} is not supported yet: use ${name === "attn_res_x" ? "res_x" : "res_x, res_x_y, compress_time, compress_space or compress_all"}`,
-          );
+          throw new LtxError("config", `[video vae] the decoder has no block ${name}`);
       }
       width = narrow;
     }
     this.conv_norm_out = createNorm(norm, width, init, { groups, eps: 1e-6 });
-    this.conv_out = new CausalConv3d(width, config.out_channels * patch_size ** 2, init, { causal });
+    this.conv_out = new CausalConv3d(width, config.out_channels * patch_size ** 2, init, padding);
     this.last_scale_shift_table = timestep_conditioning ? init.normal([2, width], 1 / Math.sqrt(width)) : null;
     this.last_time_embedder = timestep_conditioning ? new TimestepEmbedding(2 * width, init) : null;
     this._patch = patch_size;

@@ -2,7 +2,7 @@ import { LtxError } from "../../errors.js";
 import { CausalConv3d, type Initializer, Module } from "../../nn/index.js";
 import { expandMoments, spaceToDepth } from "../../ops/index.js";
 import { scope, type Tensor } from "../../tensor/index.js";
-import { ResnetBlock3D, UNetMidBlock3D } from "./blocks.js";
+import { ResnetBlock3D, SpaceToDepthDownsample, type Stride, UNetMidBlock3D } from "./blocks.js";
 import { createNorm, type Norm, type VaeNormKind } from "./norms.js";
 
 /** Parameters behind a block's name; a number is `num_layers`. */
@@ -33,15 +33,22 @@ export interface CoderConfig {
   norm_num_groups: number;
   patch_size: number;
   norm_layer: VaeNormKind;
+  spatial_padding_mode?: "zeros" | "replicate";
+}
+
+export interface CoderOptions {
+  /** Whether backward computes the inside of residual blocks anew instead of keeping it. Others keep only their input. */
+  gradientCheckpointing?: boolean;
 }
 
 export interface EncoderConfig extends CoderConfig {
   latent_log_var: "per_channel" | "uniform" | "none";
 }
 
-type DownBlock = UNetMidBlock3D | ResnetBlock3D | CausalConv3d;
+type DownBlock = UNetMidBlock3D | ResnetBlock3D | CausalConv3d | SpaceToDepthDownsample;
 
-const STRIDES = { compress_time: [2, 1, 1], compress_space: [1, 2, 2], compress_all: [2, 2, 2] } as const;
+/** The stride of each resampling block's axes, by the beginning of its name. */
+export const STRIDES = { compress_time: [2, 1, 1], compress_space: [1, 2, 2], compress_all: [2, 2, 2] } as const;
 
 /** Video to moments: patches, blocks, norm, SiLU, convolution; every convolution is causal. */
 export class Encoder extends Module {
@@ -52,14 +59,15 @@ export class Encoder extends Module {
   private _patch: number;
   private _uniform: boolean;
 
-  constructor(config: EncoderConfig, init: Initializer) {
+  constructor(config: EncoderConfig, init: Initializer, options: CoderOptions = {}) {
     super();
     const { norm_layer: norm, norm_num_groups: groups, patch_size, out_channels, latent_log_var } = config;
-    const resnet = { norm, groups, causal: true };
+    const padding = { causal: true, spatialPadding: config.spatial_padding_mode };
+    const resnet = { norm, groups, ...padding, ...options };
     let width = config.base_channels;
-    const convolution = (stride: readonly [number, number, number], outputs: number) =>
-      new CausalConv3d(width, outputs, init, { stride });
-    this.conv_in = new CausalConv3d(config.in_channels * patch_size ** 2, width, init);
+    const convolution = (stride: Stride, outputs: number) =>
+      new CausalConv3d(width, outputs, init, { stride, ...padding });
+    this.conv_in = new CausalConv3d(config.in_channels * patch_size ** 2, width, init, padding);
     for (const [name, params] of config.blocks) {
       switch (name) {
         case "res_x":
@@ -73,26 +81,34 @@ export class Encoder extends Module {
         }
         case "compress_time":
         case "compress_space":
-        case "compress_all":
-          this.down_blocks.push(convolution(STRIDES[name], width));
+        case "compress_all": {
+          const wide = width * multiplierOf(params, 1);
+          this.down_blocks.push(convolution(STRIDES[name], wide));
+          width = wide;
           break;
+        }
         case "compress_all_x_y": {
           const wide = width * multiplierOf(params, 2);
           this.down_blocks.push(convolution(STRIDES.compress_all, wide));
           width = wide;
           break;
         }
+        case "compress_time_res":
+        case "compress_space_res":
+        case "compress_all_res": {
+          const wide = width * multiplierOf(params, 2);
+          const stride = STRIDES[name.slice(0, -"_res".length) as keyof typeof STRIDES];
+          this.down_blocks.push(new SpaceToDepthDownsample(width, wide, init, { stride, ...padding }));
+          width = wide;
+          break;
+        }
         default:
-          throw new LtxError(
-            "unavailable",
-            `[video vae] encoder block ${name} is not supported yet: use res_x, res_x_y, compress_time, compress_space, ` +
-              "compress_all or compress_all_x_y",
-          );
+          throw new LtxError("config", `[video vae] the encoder has no block ${name}`);
       }
     }
     const moments = { per_channel: 2 * out_channels, uniform: out_channels + 1, none: out_channels };
     this.conv_norm_out = createNorm(norm, width, init, { groups, eps: 1e-6 });
-    this.conv_out = new CausalConv3d(width, moments[latent_log_var], init);
+    this.conv_out = new CausalConv3d(width, moments[latent_log_var], init, padding);
     this._patch = patch_size;
     this._uniform = latent_log_var === "uniform";
   }

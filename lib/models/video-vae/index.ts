@@ -1,4 +1,10 @@
-export { DepthToSpaceUpsample, ResnetBlock3D, type ResnetOptions, UNetMidBlock3D } from "./blocks.js";
+export {
+  DepthToSpaceUpsample,
+  ResnetBlock3D,
+  type ResnetOptions,
+  SpaceToDepthDownsample,
+  UNetMidBlock3D,
+} from "./blocks.js";
 export { Decoder, type DecoderConfig } from "./decoder.js";
 export { Encoder, type EncoderConfig } from "./encoder.js";
 export { NoisePlanes } from "./noise.js";

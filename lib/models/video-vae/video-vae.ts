@@ -24,6 +24,8 @@ export interface VideoVaeOptions {
   seed?: number;
   /** The dtype of activations; parameters, moments, latents and pixels are f32 always. */
   computeDtype?: "f32" | "bf16";
+  /** Whether backward computes the inside of each residual block anew: less memory, about a third more time. */
+  gradientCheckpointing?: boolean;
 }
 
 export interface DecodeOptions {
@@ -43,19 +45,17 @@ export class VideoVae extends Module {
   private _config: VaeConfig;
   private _dtype: "f32" | "bf16";
 
-  /** @throws {LtxError} `unavailable` for blocks that are not supported yet, `invalid_argument` for impossible widths. */
+  /** @throws {LtxError} `invalid_argument` for impossible widths. */
   constructor(config: VaeConfig, options: VideoVaeOptions = {}) {
     super();
     const { latent_channels: latents, latent_log_var, base_channels, use_quant_conv } = config;
-    check(config.spatial_padding_mode !== "replicate", "unavailable", () => {
-      return '[video vae] spatial_padding_mode "replicate" is not supported yet: use "zeros"';
-    });
     check(!use_quant_conv || latent_log_var !== "uniform", "invalid_argument", () => {
       return '[video vae] use_quant_conv needs a variance per channel: set it to false, or latent_log_var to "per_channel"';
     });
     const init = new Initializer(options.device ?? openDevice(), options.seed);
-    const { norm_layer, norm_num_groups, patch_size } = config;
-    const shared = { norm_layer, norm_num_groups, patch_size };
+    const { norm_layer, norm_num_groups, patch_size, spatial_padding_mode } = config;
+    const shared = { norm_layer, norm_num_groups, patch_size, spatial_padding_mode };
+    const { gradientCheckpointing } = options;
     this.encoder = new Encoder(
       {
         ...shared,
@@ -66,6 +66,7 @@ export class VideoVae extends Module {
         latent_log_var,
       },
       init,
+      { gradientCheckpointing },
     );
     this.decoder = new Decoder(
       {
@@ -78,6 +79,7 @@ export class VideoVae extends Module {
         timestep_conditioning: config.timestep_conditioning,
       },
       init,
+      { gradientCheckpointing },
     );
     const moments = latent_log_var === "none" ? latents : 2 * latents;
     const point: [number, number, number] = [1, 1, 1];
