@@ -1,0 +1,248 @@
+/** How good a trained model is: its VAE on held-out clips, and whether generated clips show what was asked for. */
+import { basename, dirname, join } from "node:path";
+import type { FlowRunConfig, RunConfig } from "../config/index.js";
+import { type DataSource, openData, promptFor } from "../data/index.js";
+import { PhiloxRandom } from "../data/philox.js";
+import { check } from "../errors.js";
+import { listCheckpoints } from "../formats/checkpoint.js";
+import { openTensorFile } from "../formats/tensor-file.js";
+import { DIGIT_CLASSES, type DigitClassifier, likeliestDigits } from "../models/digit-classifier.js";
+import { affine } from "../ops/index.js";
+import { noGrad, device as openDevice, scope, Tensor } from "../tensor/index.js";
+import { keptDigitClassifier } from "../training/digit-classifier-trainer.js";
+import { findModelFile } from "./checkpoint-path.js";
+import { kindOf, openCheckpoint } from "./open-checkpoint.js";
+import { loadVae, type Reconstruction, reconstructClips } from "./reconstruct.js";
+import { type LoadOptions, TextToVideo } from "./text-to-video.js";
+import { Video } from "./video.js";
+
+export interface EvaluateOptions extends LoadOptions {
+  /** Held-out clips for the VAE; 64 unless given. */
+  clips?: number;
+  /** Clips to generate, and as many real ones to read beside them; 100 unless given. */
+  samples?: number;
+  /** Euler steps and guidance of the generated clips; the configuration's unless given. */
+  steps?: number;
+  guidance?: number;
+  /** Of clips, prompts and noise; the configuration's unless given. */
+  seed?: number;
+  /** Updates of the classifier; see {@link keptDigitClassifier}. */
+  classifierSteps?: number;
+  signal?: AbortSignal;
+  onProgress?: (what: "classifier" | "samples", done: number, total: number) => void;
+}
+
+/** What the classifier made of clips that show known digits. */
+export interface DigitScore {
+  clips: number;
+  /** The share of clips whose digits were all recognised, in whatever order. */
+  accuracy: number;
+  /** For each digit from 0 to 9, how often it was to be seen, and how often it was recognised. */
+  perDigit: { shown: number; recognised: number }[];
+}
+
+export interface Evaluation {
+  /** Null where the flow runs on pixels. */
+  vae: Reconstruction | null;
+  /** Null for a VAE's checkpoint. */
+  digits: {
+    generated: DigitScore;
+    /** The same classifier on real held-out clips: what it cannot read there it cannot ask of a model. */
+    real: DigitScore;
+    /** The generated clips; where something else was read, the prompt says what. */
+    video: Video;
+  } | null;
+}
+
+/** Clips that are drawn, or read, at once. */
+const BATCH = 16;
+const PROMPT_STREAM = 0x4556414c;
+
+/**
+ * Evaluates a VAE's or a text-to-video model's checkpoint. The classifier is trained at the first time and kept in the
+ * run's folder.
+ * @param path a run's folder, a checkpoint's folder, or a model file
+ * @throws LtxError `checkpoint`, `config`, `invalid_argument`, `aborted`
+ */
+export async function evaluate(path: string, options: EvaluateOptions = {}): Promise<Evaluation> {
+  const file = await modelFile(path);
+  const { clips = 64, signal } = options;
+  if ((await kindOfFile(file)) !== "flow") {
+    const checkpoint = await openCheckpoint(file, "vae", options.config);
+    const vae = loadVae(checkpoint, openDevice(options.device));
+    try {
+      return {
+        vae: await reconstructClips(vae, heldOut(checkpoint.config, clips, options), clips, signal),
+        digits: null,
+      };
+    } finally {
+      vae.dispose();
+    }
+  }
+  const pipeline = await TextToVideo.load(file, options);
+  try {
+    const { vae } = pipeline.model;
+    const reconstruction =
+      vae && (await reconstructClips(vae, heldOut(pipeline.config, clips, options), clips, signal));
+    return { vae: reconstruction, digits: await scoreDigits(pipeline, runFolder(file), options) };
+  } finally {
+    pipeline.dispose();
+  }
+}
+
+/** Of a quickstart the transformer's stage, if it has come so far. */
+async function modelFile(path: string): Promise<string> {
+  const begun = (await listCheckpoints(join(path, "flow", "checkpoints"))).length > 0;
+  return findModelFile(path, begun ? "flow" : "vae");
+}
+
+async function kindOfFile(file: string): Promise<"vae" | "flow" | undefined> {
+  const { tensors, close } = await openTensorFile(file);
+  await close();
+  return kindOf(tensors.keys());
+}
+
+/** The folder of the run that wrote a model file, or the file's own. */
+function runFolder(file: string): string {
+  const checkpoints = dirname(dirname(file));
+  return basename(checkpoints) === "checkpoints" ? dirname(checkpoints) : dirname(file);
+}
+
+function heldOut({ data }: Exclude<RunConfig, { kind: "quickstart" }>, count: number, { seed }: EvaluateOptions) {
+  return openData({ ...data, seed: seed ?? data.seed }, "test", count);
+}
+
+async function scoreDigits(
+  pipeline: TextToVideo,
+  folder: string,
+  options: EvaluateOptions,
+): Promise<Evaluation["digits"]> {
+  const { samples = 100, signal, onProgress } = options;
+  const { config, device } = pipeline;
+  const classifier = await keptDigitClassifier(folder, config.data, {
+    device,
+    signal,
+    steps: options.classifierSteps,
+    onStep: (done, total) => onProgress?.("classifier", done, total),
+  });
+  try {
+    const data = heldOut(config, samples, options);
+    const shown = await labelsOf(data, samples);
+    const real = score(shown, await readVideo(classifier, await videoOf(data, samples)));
+    const asked = randomLabels(config, samples, options.seed ?? config.sampling.seed);
+    const video = await generateAll(
+      pipeline,
+      asked.map(({ prompt }) => prompt),
+      options,
+    );
+    const labels = asked.map(({ labels }) => labels);
+    const found = await readVideo(classifier, video);
+    return { generated: score(labels, found), real, video: annotated(video, labels, found) };
+  } finally {
+    classifier.dispose();
+  }
+}
+
+/** Digits drawn at random with prompts in both wordings, names and figures. */
+function randomLabels({ data }: FlowRunConfig, count: number, seed: number): { labels: number[]; prompt: string }[] {
+  const random = new PhiloxRandom(seed, PROMPT_STREAM);
+  return Array.from({ length: count }, (_, i) => {
+    const labels = Array.from({ length: data.digits }, () => random.int(DIGIT_CLASSES));
+    return { labels, prompt: promptFor(labels, seed, i) };
+  });
+}
+
+async function generateAll(
+  pipeline: TextToVideo,
+  prompts: readonly string[],
+  { steps, guidance, seed, signal, onProgress }: EvaluateOptions,
+): Promise<Video> {
+  const parts: Video[] = [];
+  for (let from = 0; from < prompts.length; from += BATCH) {
+    const some = prompts.slice(from, from + BATCH);
+    parts.push(await pipeline.generate({ prompts: some, steps, guidance, seed, draw: from / BATCH, signal }));
+    onProgress?.("samples", from + some.length, prompts.length);
+  }
+  const [{ frames, height, width, channels }] = parts;
+  return new Video(
+    parts.flatMap(({ clips }) => clips),
+    frames,
+    height,
+    width,
+    channels,
+    prompts,
+  );
+}
+
+async function labelsOf(data: DataSource, count: number): Promise<number[][]> {
+  const clips = await Promise.all(Array.from({ length: count }, (_, i) => data.clip(i)));
+  return clips.map(({ labels }) => {
+    check(labels, "invalid_argument", () => "[evaluate] the data set does not say which digits its clips show");
+    return [...labels];
+  });
+}
+
+async function videoOf(data: DataSource, count: number): Promise<Video> {
+  const { frames, height, width, channels } = data;
+  const clips = await Promise.all(Array.from({ length: count }, async (_, i) => (await data.clip(i)).video));
+  return new Video(clips, frames, height, width, channels);
+}
+
+/** The digits of each clip, ascending: every frame's log-odds count alike. */
+export async function readVideo(classifier: DigitClassifier, video: Video): Promise<number[][]> {
+  const { frames, height, width } = video;
+  const { digits, device } = classifier;
+  const found: number[][] = [];
+  for (let from = 0; from < video.clips.length; from += BATCH) {
+    const clips = video.clips.slice(from, from + BATCH).map((clip) => grey(clip, video.channels));
+    const logOdds = scope(() =>
+      noGrad(() => {
+        const pixels = new Uint8Array(Buffer.concat(clips));
+        const x = Tensor.from(pixels, [clips.length, frames, height, width, 1], { device });
+        return classifier.forward(affine(x, 1 / 255));
+      }),
+    );
+    const values = (await logOdds.read()) as Float32Array;
+    logOdds.dispose();
+    for (const i of clips.keys()) {
+      const sum = new Float64Array(DIGIT_CLASSES * digits);
+      for (let k = 0; k < frames * sum.length; k++) sum[k % sum.length] += values[i * frames * sum.length + k];
+      found.push(likeliestDigits(sum, digits));
+    }
+  }
+  return found;
+}
+
+function grey(clip: Uint8Array, channels: number): Uint8Array {
+  if (channels === 1) return clip;
+  return Uint8Array.from({ length: clip.length / channels }, (_, i) => {
+    const pixel = clip.subarray(i * channels, (i + 1) * channels);
+    return Math.round(pixel.reduce((sum, value) => sum + value, 0) / channels);
+  });
+}
+
+const counts = (digits: readonly number[]): number[] =>
+  Array.from({ length: DIGIT_CLASSES }, (_, digit) => digits.filter((d) => d === digit).length);
+
+/** Compares what clips show with what was read in them. */
+export function score(shown: readonly (readonly number[])[], found: readonly (readonly number[])[]): DigitScore {
+  const perDigit = Array.from({ length: DIGIT_CLASSES }, () => ({ shown: 0, recognised: 0 }));
+  let right = 0;
+  for (const [i, labels] of shown.entries()) {
+    const [there, read] = [counts(labels), counts(found[i])];
+    for (const [digit, row] of perDigit.entries()) {
+      row.shown += there[digit];
+      row.recognised += Math.min(there[digit], read[digit]);
+    }
+    if (there.every((count, digit) => count === read[digit])) right++;
+  }
+  return { clips: shown.length, accuracy: right / shown.length, perDigit };
+}
+
+function annotated(video: Video, labels: readonly number[][], found: readonly number[][]): Video {
+  const prompts = video.prompts.map((prompt, i) => {
+    const right = [...labels[i]].sort((a, b) => a - b).join() === found[i].join();
+    return right ? prompt : `${prompt} (read ${found[i].join(", ")})`;
+  });
+  return new Video(video.clips, video.frames, video.height, video.width, video.channels, prompts);
+}
