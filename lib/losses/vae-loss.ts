@@ -80,24 +80,19 @@ export class VaeLoss extends Module {
         `perceptual_weight ${config.perceptual_weight} has no effect: the perceptual loss needs LPIPS weights, and perceptual_checkpoint is not set`,
       );
     }
-    const met = compat === "reference" || config.adversarial_start < steps;
+    const met = config.adversarial_weight > 0 && config.adversarial_start < steps;
     const { use_reconstruction_gan: paired, disc_num_layers: layers, use_3d: use3d } = config;
-    this.discriminator =
-      config.adversarial_weight > 0 && met
-        ? new Discriminator(
-            {
-              inputChannels: config.disc_in_channels * (paired ? 2 : 1),
-              outputChannels: paired ? 2 : 1,
-              layers,
-              width,
-              use3d,
-              computeDtype,
-            },
-            init,
-          )
-        : null;
-    const shown = config.use_nll || compat === "reference";
-    this.logvar = config.learned_logvar && shown ? init.constant([], config.logvar_init) : null;
+    const game = {
+      inputChannels: config.disc_in_channels * (paired ? 2 : 1),
+      outputChannels: paired ? 2 : 1,
+      layers,
+      width,
+      use3d,
+      computeDtype,
+    };
+    this.discriminator = met || compat === "reference" ? new Discriminator(game, init) : null;
+    const usesLogvar = config.use_nll || compat === "reference";
+    this.logvar = config.learned_logvar && usesLogvar ? init.constant([], config.logvar_init) : null;
     this.notices = notices;
     this._config = config;
     this._options = options;
@@ -140,8 +135,8 @@ export class VaeLoss extends Module {
     if (nll) terms.nll = nll;
     let loss = nll && use_nll ? nll : affine(mean(sums), rec_reduction === "sum" ? 1 : 1 / elements);
     const data = nll ?? loss;
-    if (moments && kl_weight > 0) {
-      const started = step >= kl_start;
+    if (moments && (kl_weight > 0 || this.logsAll)) {
+      const started = kl_weight > 0 && step >= kl_start;
       terms.kl = started ? klLoss(moments) : noGrad(() => klLoss(moments));
       if (started) loss = axpby(1, loss, kl_weight, terms.kl);
     }

@@ -2,20 +2,31 @@
 import type { GoldenCase } from "../support/fixture.js";
 import { checkpointPt } from "./checkpoint.js";
 import { causalConv3d, depthToSpaceUpsample, patchify } from "./convolution.js";
+import { discriminator2d, discriminator3d } from "./discriminator.js";
 import { timestepEmbedding } from "./embedding.js";
-import { flowLossCase, qsample, sampler, times } from "./flow.js";
+import { flowCurve, flowLossCase, qsample, sampler, times } from "./flow.js";
+import { lpips } from "./lpips.js";
 import { adam } from "./optimizer.js";
 import { midBlock, resnetBlock } from "./resnet.js";
+import { t5Encoder, t5Tokenizer } from "./text.js";
+import { vaeCurve } from "./train.js";
 import { ropeTurn, transformer } from "./transformer.js";
 import { decode, encode, forward, inference } from "./vae.js";
+import { vaeLoss } from "./vae-loss.js";
 import { dwt3 } from "./wavelet.js";
 
 export const cases: Readonly<Record<string, GoldenCase>> = {
+  "o-t5-base-hash": t5Encoder,
+  "o-t5-small": t5Encoder,
+  "o-t5-tokenizer": t5Tokenizer,
   "x-adam": adam,
   "x-checkpoint-pt": checkpointPt,
   "x-conv3d-causal": causalConv3d,
   "x-depth-to-space": depthToSpaceUpsample,
+  "x-discriminator2d": discriminator2d,
+  "x-discriminator3d": discriminator3d,
   "x-dwt3": dwt3,
+  "x-lpips": lpips,
   "x-patchify": patchify,
   "x-resnet-block": resnetBlock,
   "x-resnet-block-mid": midBlock,
@@ -25,10 +36,13 @@ export const cases: Readonly<Record<string, GoldenCase>> = {
   "x-rectified-flow-times": times,
   "x-rope": ropeTurn,
   "x-sampler": sampler,
+  "x-train-flow-curve": flowCurve,
+  "x-train-vae-curve": vaeCurve,
   "x-transformer": transformer,
   "x-transformer-full-hash": transformer,
   "x-vae-decode": decode,
   "x-vae-encode": encode,
   "x-vae-forward": forward,
   "x-vae-full-hash": inference,
+  "x-vae-loss": vaeLoss,
 };
