@@ -1,5 +1,5 @@
 import { basename, join } from "node:path";
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { loadConfig, type RunConfig } from "../config/index.js";
 import { LtxError } from "../errors.js";
 import { packageRoot } from "../native.js";
@@ -15,27 +15,38 @@ interface TrainFlags {
   out?: string;
   resume?: string;
   vae?: string;
+  textEncoder?: string;
+  jointImageVideoTrainingStep?: number;
   seed?: number;
   force?: boolean;
   json?: boolean;
 }
 
+type Flags = TrainFlags & { joint_image_video_training_step?: number };
+
 export function trainCommand(): Command {
-  return new Command("train")
-    .description("train a VAE or a transformer; without --config the quickstart: both, on moving digits, in minutes")
-    .option("--config <file>", "YAML file of the run")
-    .option("--steps <n>", "updates of each stage, instead of the file's", whole(1))
-    .option("--batch-size <n>", "clips of a batch, instead of the file's", whole(1))
-    .option("--device <name>", "auto or cpu", "auto")
-    .option("--out <dir>", "folder of the run (default: runs/NAME)")
-    .option("--resume <dir>", "continue the run in this folder")
-    .option("--vae <checkpoint>", "trained VAE for a transformer's run")
-    .option("--seed <n>", "seed of parameters, data order and noise", whole(0))
-    .option("--force", "replace another run in the folder")
-    .option("--json", "events as JSON lines on standard output")
-    .action(async (flags: TrainFlags, command: Command) => {
-      command.setOptionValue("exitCode", await runTrain(flags));
-    });
+  return (
+    new Command("train")
+      .description("train a VAE or a transformer; without --config the quickstart: both, on moving digits, in minutes")
+      .option("--config <file>", "YAML file of the run")
+      .option("--steps <n>", "updates of each stage, instead of the file's", whole(1))
+      .option("--batch-size <n>", "clips of a batch, instead of the file's", whole(1))
+      .option("--device <name>", "auto or cpu", "auto")
+      .option("--out <dir>", "folder of the run (default: runs/NAME)")
+      .option("--resume <dir>", "continue the run in this folder")
+      .option("--vae <checkpoint>", "trained VAE for a transformer's run")
+      .option("--text-encoder <dir>", "folder of the pretrained text encoder")
+      .option("--joint-image-video-training-step <k>", "every k-th batch of a transformer's run is images", whole(-1))
+      // As the reference's command line spells it.
+      .addOption(new Option("--joint_image_video_training_step <k>").argParser(whole(-1)).hideHelp())
+      .option("--seed <n>", "seed of parameters, data order and noise", whole(0))
+      .option("--force", "replace another run in the folder")
+      .option("--json", "events as JSON lines on standard output")
+      .action(async ({ joint_image_video_training_step: theirs, ...flags }: Flags, command: Command) => {
+        const jointImageVideoTrainingStep = flags.jointImageVideoTrainingStep ?? theirs;
+        command.setOptionValue("exitCode", await runTrain({ ...flags, jointImageVideoTrainingStep }));
+      })
+  );
 }
 
 async function runTrain(flags: TrainFlags): Promise<number> {
@@ -52,12 +63,13 @@ async function runTrain(flags: TrainFlags): Promise<number> {
   process.on("SIGTERM", onSignal);
   try {
     const { out, config } = await plan(flags);
-    const { force, vae, device } = flags;
+    const { force, vae, textEncoder, device } = flags;
     const events = train({
       out,
       config,
       force,
       vae,
+      textEncoder,
       device,
       signal: interrupt.signal,
       warn: (message) => output.err(message),
@@ -83,18 +95,20 @@ async function runTrain(flags: TrainFlags): Promise<number> {
 /** Where to run, and what: nothing to continue what is there. */
 async function plan(flags: TrainFlags): Promise<{ out: string; config?: RunConfig }> {
   if (flags.resume !== undefined) {
-    const clash = (["config", "out", "force", "batchSize", "seed", "steps"] as const).find(
-      (name) => flags[name] !== undefined,
-    );
+    const fixed = ["config", "out", "force", "batchSize", "seed", "steps", "jointImageVideoTrainingStep"] as const;
+    const clash = fixed.find((name) => flags[name] !== undefined);
     if (clash)
       throw new LtxError(
         "config",
-        `--resume continues the run as it was configured; leave out --${clash.replace("S", "-s")}`,
+        `--resume continues the run as it was configured; leave out --${clash.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`,
       );
     return { out: flags.resume };
   }
   const file = flags.config ?? join(packageRoot, "configs", "quickstart.yaml");
   const config = await loadConfig(file);
+  if (config.kind === "vae" && flags.jointImageVideoTrainingStep !== undefined) {
+    throw new LtxError("config", "--joint-image-video-training-step is for a transformer's run: leave it out");
+  }
   for (const stage of config.kind === "quickstart" ? [config.vae, config.flow] : [config])
     override(stage.training, flags);
   return { out: flags.out ?? join("runs", basename(file).replace(/\.ya?ml$/, "")), config };
@@ -109,4 +123,8 @@ function override(training: Exclude<RunConfig, { kind: "quickstart" }>["training
   }
   if (flags.batchSize !== undefined) training.batch_size = flags.batchSize;
   if (flags.seed !== undefined) training.seed = flags.seed;
+  const images = flags.jointImageVideoTrainingStep;
+  if (images !== undefined && "joint_image_video_training_step" in training) {
+    training.joint_image_video_training_step = images;
+  }
 }

@@ -63,8 +63,11 @@ const byteEncoder = section({
   }).prefault({}),
 });
 
-/** T5's encoder, frozen: `path` is the folder of its weights and tokenizer, when they are not looked up by `version`. */
-export type T5Config = { kind: "t5"; version: string; max_length: number; path?: string };
+/**
+ * T5's encoder, frozen: `path` is the folder of its weights and tokenizer, when they are not looked up by `version`.
+ * `model_hash` stands in checkpoints only: it tells the weights that the model was trained with.
+ */
+export type T5Config = { kind: "t5"; version: string; max_length: number; path?: string; model_hash?: string };
 /** A small transformer over the bytes of the prompt, trained with the model. `width` is its output's. */
 export type ByteEncoderConfig = { kind: "byte"; width: number; layers: number; heads: number; max_length: number };
 export type TextEncoderConfig = T5Config | ByteEncoderConfig;

@@ -4,6 +4,7 @@ export {
   addNoise,
   type FlowLossOptions,
   flowLoss,
+  flowLossAt,
   MIN_TIME,
   sampleTimes,
   type TimeDistribution,

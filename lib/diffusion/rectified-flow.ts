@@ -72,7 +72,11 @@ export function flowLoss(velocity: Velocity, x0: Tensor, options: FlowLossOption
   const { device } = x0;
   return scope(() => {
     const t = sampleTimes(x0.shape[0], options.distribution, options.timeKey, { device });
-    const noise = normal(x0.shape, options.noiseKey, { device });
-    return mean(velocityError(velocity(addNoise(x0, noise, t), t), velocityTarget(x0, noise)));
+    return flowLossAt(velocity, x0, t, normal(x0.shape, options.noiseKey, { device }));
   });
+}
+
+/** {@link flowLoss} at given times t (B) f32 and noise (B, …). */
+export function flowLossAt(velocity: Velocity, x0: Tensor, t: Tensor, noise: Tensor): Tensor {
+  return scope(() => mean(velocityError(velocity(addNoise(x0, noise, t), t), velocityTarget(x0, noise))));
 }

@@ -1,6 +1,6 @@
 import { vaeFactors } from "../config/index.js";
 import { check } from "../errors.js";
-import type { FlowModel } from "../models/flow-model.js";
+import { type FlowModel, toFlow } from "../models/flow-model.js";
 import { affine } from "../ops/index.js";
 import { type Device, scope, Tensor } from "../tensor/index.js";
 import type { Video } from "./video.js";
@@ -43,6 +43,6 @@ export function encodeObserved(model: FlowModel, observed: Video, batch: number,
   return scope(() => {
     const bytes = new Uint8Array(Buffer.concat(clips));
     const pixels = affine(Tensor.from(bytes, [batch, frames, height, width, channels], { device }), 1 / 255);
-    return affine(model.vae.mode(model.vae.encodeMoments(pixels)), model.latentScale);
+    return toFlow(model, pixels);
   });
 }

@@ -58,17 +58,15 @@ export class TextToVideo {
 
   /**
    * @param path a run's folder, a checkpoint's folder, or a model's safetensors or PyTorch file
-   * @param options `config`: configuration or YAML file, for checkpoints that carry none
-   * @throws LtxError `checkpoint` when it is missing, damaged or no text-to-video model
+   * @throws LtxError `checkpoint` when it is missing, damaged or no text-to-video model; `unavailable` when its text
+   *   encoder is not found
    */
-  static async load(
-    path: string,
-    options: { device?: string; config?: RunConfig | string } = {},
-  ): Promise<TextToVideo> {
+  static async load(path: string, options: LoadOptions = {}): Promise<TextToVideo> {
+    const { textEncoder } = options;
     const { config, tensors } = await openCheckpoint(path, "flow", options.config);
     const device = openDevice(options.device);
-    const model = createFlowModel(config, device);
-    for (const module of [model.transformer, model.text]) module.requiresGrad(false);
+    const model = await createFlowModel(config, device, { textEncoder, recorded: true });
+    for (const module of [model.transformer, trainedText(model)]) module?.requiresGrad(false);
     const pipeline = new TextToVideo(model, device, true);
     try {
       loadFlowState(model, tensors);

@@ -1,9 +1,9 @@
 import { join } from "node:path";
 import { type FlowRunConfig, loadConfig } from "../config/index.js";
-import { batchIndices, type DataSource, openData } from "../data/index.js";
+import { batchIndices, type DataSource, loadClips, openData, withFrames } from "../data/index.js";
 import { PhiloxRandom } from "../data/philox.js";
 import { flowLoss } from "../diffusion/index.js";
-import { LtxError } from "../errors.js";
+import { check, LtxError } from "../errors.js";
 import { MODEL_FILE, moduleEntries, readTensors, scalarEntry } from "../formats/checkpoint.js";
 import {
   createFlowModel,
@@ -12,16 +12,20 @@ import {
   type FlowModel,
   LATENT_SCALE_KEY,
   loadFlowState,
+  recordedConfig,
+  trainedText,
 } from "../models/flow-model.js";
-import { affine, normal, posteriorSample, sliceFirst } from "../ops/index.js";
+import type { PreparedPrompts } from "../models/text-encoder/index.js";
+import type { VideoVae } from "../models/video-vae/index.js";
+import { affine, normal, type RandomKey, sliceFirst } from "../ops/index.js";
 import { readVaeTensors } from "../pipelines/open-checkpoint.js";
 import { TextToVideo } from "../pipelines/text-to-video.js";
 import type { Video } from "../pipelines/video.js";
-import { type Device, noGrad, device as openDevice, scope, type Tensor } from "../tensor/index.js";
+import { type Device, noGrad, device as openDevice, scope, Tensor } from "../tensor/index.js";
 import type { TrainEvent } from "./events.js";
 import { cacheFingerprint, encodeClips, type LatentCache, loadLatentCache, saveLatentCache } from "./latent-cache.js";
 import { Purpose } from "./purposes.js";
-import { type LossTerms, Trainer } from "./trainer.js";
+import { backwardShare, type LossTerms, Trainer } from "./trainer.js";
 
 export interface FlowTrainerOptions {
   /** A configuration, or the path of its YAML file. */
@@ -34,19 +38,28 @@ export interface FlowTrainerOptions {
   device?: string;
   /** File in which the latents are kept. */
   latents?: string;
+  /** Folder of a pretrained text encoder, instead of the one that the configuration leads to. */
+  textEncoder?: string;
+  /** File in which the features of a pretrained text encoder are kept. */
+  prompts?: string;
 }
 
+/** What the host has ready of a batch: where its clips come from, and its prompts. */
 interface FlowBatch {
-  indices: number[];
-  prompts: string[];
+  /** Clips whose moments are cached, or pixels: (B,F,H,W,C) bytes of clips, or of single frames. */
+  clips: { indices: number[] } | { bytes: Uint8Array; frames: number };
+  prompts: PreparedPrompts;
 }
 
 const VALIDATION_CLIPS = 64;
 /** Draws of the prompt dropout, apart from every other use of the seed. */
 const DROPOUT_STREAM = 0x44524f50;
+/** Which frames an image batch shows. */
+const FRAME_STREAM = 0x4652414d;
 
 /**
- * Trains the transformer by rectified flow on the latents of a frozen VAE, with the text encoder jointly.
+ * Trains the transformer by rectified flow on the latents of a frozen VAE, or on pixels; a byte encoder learns with it, a
+ * pretrained text encoder is frozen.
  */
 export class FlowTrainer extends Trainer<FlowBatch> {
   readonly stage = "flow";
@@ -62,11 +75,12 @@ export class FlowTrainer extends Trainer<FlowBatch> {
     private readonly latents: string | null,
     device: Device,
   ) {
-    const { transformer, text } = model;
-    super(device, config.training, [
+    const { transformer } = model;
+    const named = [
       ...transformer.namedParameters(FLOW_PREFIX.transformer),
-      ...text.namedParameters(FLOW_PREFIX.text),
-    ]);
+      ...(trainedText(model)?.namedParameters(FLOW_PREFIX.text) ?? []),
+    ];
+    super(device, config.training, { model: named });
   }
 
   /** @throws LtxError `config`, `unavailable`, `checkpoint` */
@@ -75,12 +89,17 @@ export class FlowTrainer extends Trainer<FlowBatch> {
     if (config.kind !== "flow")
       throw new LtxError("config", `[flow] the configuration trains a ${config.kind}, not a transformer`);
     const device = openDevice(options.device);
-    const data = options.data ?? openData(config.data);
-    const testData = options.testData ?? openData(config.data, "test", VALIDATION_CLIPS);
+    const fitted = (source: DataSource) => withFrames(source, config.data.frames);
+    const data = fitted(options.data ?? (await openData(config.data)));
+    const testData = fitted(options.testData ?? (await openData(config.data, "test", VALIDATION_CLIPS)));
     const vae = options.vae ? await readVaeTensors(options.vae) : null;
-    const model = createFlowModel(config, device);
+    check(!vae || config.latent_encoder, "config", () => {
+      return "[flow] the configuration trains on pixels and needs no VAE: leave it out, or give diffusion.latent_encoder";
+    });
+    const { textEncoder, prompts: file } = options;
+    const model = await createFlowModel(config, device, { textEncoder, prompts: { file } });
     try {
-      if (vae) model.vae.loadStateDict(vae);
+      if (vae) model.vae?.loadStateDict(vae);
     } catch (error) {
       disposeFlowModel(model);
       throw error;
@@ -90,32 +109,46 @@ export class FlowTrainer extends Trainer<FlowBatch> {
 
   /** Continues from a checkpoint that {@link Trainer.save} wrote. */
   async resume(path: string, step: number): Promise<void> {
-    const { tensors } = await readTensors(join(path, MODEL_FILE));
+    const { metadata, tensors } = await readTensors(join(path, MODEL_FILE));
+    const { text } = this.model;
+    const recorded: FlowRunConfig["text_encoder"] | undefined = JSON.parse(metadata.config ?? "{}").text_encoder;
+    if (recorded?.kind === "t5" && !text.trainable) {
+      check(recorded.model_hash === text.modelHash, "checkpoint", () => {
+        return `[flow] the text encoder in ${text.path} is not the one that ${path} was trained with: name that one's folder by --text-encoder`;
+      });
+    }
     loadFlowState(this.model, tensors);
     this.scaleKnown = true;
     await this.restore(path, step);
   }
 
+  override async save(folder: string): Promise<string> {
+    const { text } = this.model;
+    if (!text.trainable) await text.cache.flush();
+    return super.save(folder);
+  }
+
   protected parameterTotal(): number {
-    return this.model.transformer.parameterCount + this.model.text.parameterCount;
+    return this.model.transformer.parameterCount + (trainedText(this.model)?.parameterCount ?? 0);
   }
 
   protected contents() {
     const averages = this.averages();
-    const { transformer, text, vae, latentScale } = this.model;
+    const { transformer, vae, latentScale } = this.model;
+    const text = trainedText(this.model);
     const model = [
       ...moduleEntries(transformer, FLOW_PREFIX.transformer, averages),
-      ...moduleEntries(text, FLOW_PREFIX.text, averages),
-      ...moduleEntries(vae, FLOW_PREFIX.vae),
+      ...(text ? moduleEntries(text, FLOW_PREFIX.text, averages) : []),
+      ...(vae ? moduleEntries(vae, FLOW_PREFIX.vae) : []),
       scalarEntry(LATENT_SCALE_KEY, latentScale),
     ];
-    return { model, metadata: { kind: "flow", config: JSON.stringify(this.config) } };
+    return { model, metadata: { kind: "flow", config: JSON.stringify(recordedConfig(this.model)) } };
   }
 
   /** Encodes the clips, or reads them back, and measures the latents' scale. */
   protected override async *before(signal?: AbortSignal): AsyncGenerator<TrainEvent> {
-    if (this.cache) return;
     const { vae } = this.model;
+    if (this.cache || !vae) return;
     const fingerprint = this.latents ? await cacheFingerprint(vae, this.config.data) : "";
     if (this.latents) this.cache = await loadLatentCache(this.latents, fingerprint, vae);
     if (!this.cache) {
@@ -133,16 +166,16 @@ export class FlowTrainer extends Trainer<FlowBatch> {
     let next = await held.next();
     while (!next.done) next = await held.next();
     this.testCache = next.value;
-    if (!this.scaleKnown) this.model.latentScale = await this.measureScale();
+    if (!this.scaleKnown) this.model.latentScale = await this.measureScale(vae, this.cache);
     this.scaleKnown = true;
   }
 
   /** 1 / std (unbiased, over all elements) of the first batch's sampled latents, as the reference does. */
-  private async measureScale(): Promise<number> {
-    const cache = this.cache as LatentCache;
+  private async measureScale(vae: VideoVae, cache: LatentCache): Promise<number> {
     const { seed, batch_size: batchSize } = this.training;
     const indices = batchIndices({ seed, step: 0, batchSize, length: this.data.length });
-    const z = scope(() => this.sampleLatents(cache.batch(indices), { seed, step: 0, purpose: Purpose.latentScale }));
+    const key = { seed, step: 0, purpose: Purpose.latentScale };
+    const z = scope(() => sampleLatents(vae, cache.batch(indices), key));
     const values = await z.read();
     z.dispose();
     let mean = 0;
@@ -152,9 +185,11 @@ export class FlowTrainer extends Trainer<FlowBatch> {
     return 1 / Math.sqrt(variance);
   }
 
-  private sampleLatents(moments: Tensor, key: { seed: number; step: number; purpose: number }): Tensor {
-    const shape = [...moments.shape.slice(0, -1), moments.shape[moments.dims - 1] / 2];
-    return posteriorSample(moments, normal(shape, key, { device: this.device }));
+  /** Frames of each clip that a batch shows as images; null for a batch of whole clips. */
+  private imagesPerClip(index: number): number | null {
+    const { joint_image_video_training_step: every, gradient_accumulation_steps: micro } = this.config.training;
+    const isImages = every === 1 || (every > 1 && Math.floor(index / micro) % every === 0);
+    return isImages ? Math.min(this.data.frames, this.config.transformer.input_number_of_frames) : null;
   }
 
   protected async prepare(index: number): Promise<FlowBatch> {
@@ -167,7 +202,22 @@ export class FlowTrainer extends Trainer<FlowBatch> {
         return this.data.promptFor?.(labels, seed, index * batchSize + k) ?? prompt;
       }),
     );
-    return { indices, prompts: prompts.map((prompt) => (random.uniform(0, 1) < prompt_dropout ? "" : prompt)) };
+    const images = this.imagesPerClip(index);
+    const shown = images === null ? prompts : prompts.flatMap((prompt) => Array<string>(images).fill(prompt));
+    const kept = shown.map((prompt) => (random.uniform(0, 1) < prompt_dropout ? "" : prompt));
+    return { clips: await this.clips(indices, images, index), prompts: await this.model.text.prepare(kept) };
+  }
+
+  private async clips(indices: number[], images: number | null, index: number): Promise<FlowBatch["clips"]> {
+    const { frames } = this.data;
+    if (images !== null) {
+      const random = new PhiloxRandom(this.training.seed, FRAME_STREAM, index);
+      return {
+        bytes: randomFrames(await loadClips(this.data, indices), indices.length, frames, images, random),
+        frames: 1,
+      };
+    }
+    return this.model.vae ? { indices } : { bytes: await loadClips(this.data, indices), frames };
   }
 
   private readonly captions = new Map<number, { labels?: readonly number[]; prompt?: string }>();
@@ -183,18 +233,35 @@ export class FlowTrainer extends Trainer<FlowBatch> {
     return caption;
   }
 
-  protected forward(batch: FlowBatch, index: number): LossTerms {
-    const { seed } = this.training;
-    const moments = (this.cache as LatentCache).batch(batch.indices);
-    const loss = this.lossOf(moments, batch.prompts, { seed, step: index });
+  protected accumulate(batch: FlowBatch, index: number, share: number): LossTerms {
+    const key = { seed: this.training.seed, step: index };
+    const loss = scope(() => this.lossOf(this.flowData(batch.clips, key), batch.prompts, key));
+    backwardShare(loss, share);
     return { loss, terms: {} };
   }
 
-  private lossOf(moments: Tensor, prompts: string[], key: { seed: number; step: number }): Tensor {
-    const { transformer, text, latentScale } = this.model;
-    const z0 = affine(this.sampleLatents(moments, { ...key, purpose: Purpose.posterior }), latentScale);
-    const { embeddings, mask } = text.encode(prompts);
-    return flowLoss((x, t) => transformer.forward(x, t, embeddings, mask), z0, {
+  /** What the flow leads to: pixels in [-1,1], or sampled latents at unit spread. */
+  private flowData(clips: FlowBatch["clips"], key: { seed: number; step: number }): Tensor {
+    if ("indices" in clips) return this.latentsOf((this.cache as LatentCache).batch(clips.indices), key);
+    const { height, width, channels } = this.data;
+    const { bytes, frames } = clips;
+    const shape = [bytes.length / (frames * height * width * channels), frames, height, width, channels];
+    return noGrad(() => {
+      const video = Tensor.from(bytes, shape, { device: this.device });
+      const { vae } = this.model;
+      return vae ? this.latentsOf(vae.encodeMoments(affine(video, 1 / 255)), key) : affine(video, 2 / 255, -1);
+    });
+  }
+
+  private latentsOf(moments: Tensor, key: { seed: number; step: number }): Tensor {
+    const z = sampleLatents(this.model.vae as VideoVae, moments, { ...key, purpose: Purpose.posterior });
+    return affine(z, this.model.latentScale);
+  }
+
+  private lossOf(x0: Tensor, prompts: PreparedPrompts, key: { seed: number; step: number }): Tensor {
+    const { transformer } = this.model;
+    const { embeddings, mask } = prompts();
+    return flowLoss((x, t) => transformer.forward(x, t, embeddings, mask), x0, {
       distribution: this.config.diffusion.time_distribution,
       timeKey: { ...key, purpose: Purpose.flowTime },
       noiseKey: { ...key, purpose: Purpose.flowNoise },
@@ -214,16 +281,24 @@ export class FlowTrainer extends Trainer<FlowBatch> {
 
   /** The training loss on held-out clips, with the same draws each time. */
   protected async validate(): Promise<Record<string, number>> {
-    const { moments } = this.testCache as LatentCache;
-    const clips = await Promise.all(Array.from({ length: this.testData.length }, (_, i) => this.testData.clip(i)));
-    const size = Math.min(this.training.batch_size, moments.shape[0]);
+    const { length } = this.testData;
+    const clips = await Promise.all(Array.from({ length }, (_, i) => this.testData.clip(i)));
+    const size = Math.min(this.training.batch_size, length);
     let total = 0;
     let count = 0;
     this.ema?.swap();
-    for (let from = 0; from + size <= moments.shape[0]; from += size) {
-      const prompts = clips.slice(from, from + size).map((clip) => clip.prompt ?? "");
+    for (let from = 0; from + size <= length; from += size) {
+      const part = clips.slice(from, from + size);
+      const prompts = await this.model.text.prepare(part.map((clip) => clip.prompt ?? ""));
       const key = { seed: 2 ** 52 + this.training.seed, step: from };
-      const loss = scope(() => noGrad(() => this.lossOf(sliceFirst(moments, from, size), prompts, key)));
+      const loss = scope(() =>
+        noGrad(() => {
+          const x0 = this.testCache
+            ? this.latentsOf(sliceFirst(this.testCache.moments, from, size), key)
+            : this.flowData({ bytes: joined(part.map((clip) => clip.video)), frames: this.data.frames }, key);
+          return this.lossOf(x0, prompts, key);
+        }),
+      );
       total += await loss.item();
       loss.dispose();
       count++;
@@ -239,3 +314,33 @@ export class FlowTrainer extends Trainer<FlowBatch> {
     disposeFlowModel(this.model);
   }
 }
+
+function sampleLatents(vae: VideoVae, moments: Tensor, key: RandomKey): Tensor {
+  if (!vae.stochastic) return moments;
+  const shape = [...moments.shape.slice(0, -1), moments.shape[moments.dims - 1] / 2];
+  return vae.sample(moments, normal(shape, key, { device: moments.device }));
+}
+
+/** `count` different frames of each of `clips` clips of `frames` frames, in random order. */
+function randomFrames(
+  videos: Uint8Array,
+  clips: number,
+  frames: number,
+  count: number,
+  random: PhiloxRandom,
+): Uint8Array {
+  const size = videos.length / (clips * frames);
+  const result = new Uint8Array(clips * count * size);
+  for (let clip = 0; clip < clips; clip++) {
+    const order = Array.from({ length: frames }, (_, f) => f);
+    for (let k = 0; k < count; k++) {
+      const pick = k + random.int(frames - k);
+      [order[k], order[pick]] = [order[pick], order[k]];
+      const from = (clip * frames + order[k]) * size;
+      result.set(videos.subarray(from, from + size), (clip * count + k) * size);
+    }
+  }
+  return result;
+}
+
+const joined = (parts: readonly Uint8Array[]): Uint8Array => new Uint8Array(Buffer.concat(parts));

@@ -22,6 +22,8 @@ export interface TrainRunOptions {
   force?: boolean;
   /** Of a flow run: the trained VAE's run, checkpoint or safetensors file. */
   vae?: string;
+  /** Folder of a pretrained text encoder; of a new run it is noted in the run's configuration. */
+  textEncoder?: string;
   device?: string;
   signal?: AbortSignal;
   /** Things worth telling that are no events. */
@@ -34,7 +36,8 @@ export interface TrainRunOptions {
  * @throws LtxError `file_exists`, `checkpoint`, `config`, `io`, `non_finite`
  */
 export async function* train(options: TrainRunOptions): AsyncGenerator<TrainEvent> {
-  const { out, config, force } = options;
+  const { out, force } = options;
+  const config = options.config && withTextEncoder(options.config, options.textEncoder);
   let directory: RunDirectory;
   if (config) {
     await RunDirectory.checkFree(out, force);
@@ -56,6 +59,17 @@ export async function* train(options: TrainRunOptions): AsyncGenerator<TrainEven
   }
 }
 
+/** The configuration with another folder for its pretrained text encoder. */
+function withTextEncoder(config: RunConfig, folder: string | undefined): RunConfig {
+  if (folder === undefined) return config;
+  if (config.kind === "quickstart") return { ...config, flow: withTextEncoder(config.flow, folder) as FlowRunConfig };
+  if (config.kind === "vae" || config.text_encoder.kind !== "t5") {
+    const what = config.kind === "vae" ? "a VAE's run reads no text" : "the configuration trains its own text encoder";
+    throw new LtxError("config", `[train] --text-encoder names a pretrained one, ${what}: leave it out`);
+  }
+  return { ...config, text_encoder: { ...config.text_encoder, path: resolve(folder) } };
+}
+
 /** Builds what a new run will train and lets it go again. */
 async function rehearse(config: RunConfig, { vae, device }: TrainRunOptions): Promise<void> {
   if (config.kind !== "flow" && vae !== undefined) {
@@ -66,7 +80,7 @@ async function rehearse(config: RunConfig, { vae, device }: TrainRunOptions): Pr
     (await VaeTrainer.create({ config: config.kind === "vae" ? config : config.vae, device })).dispose();
   }
   if (config.kind === "vae") return;
-  if (config.kind === "flow" && vae === undefined) throw needsVae();
+  if (config.kind === "flow" && config.latent_encoder && vae === undefined) throw needsVae();
   const file = vae === undefined ? undefined : await findModelFile(vae, "vae");
   (await FlowTrainer.create({ config: config.kind === "flow" ? config : config.flow, vae: file, device })).dispose();
 }
@@ -138,15 +152,22 @@ async function* flowEvents(
   config: FlowRunConfig,
   options: TrainRunOptions,
 ): AsyncGenerator<TrainEvent> {
-  const { device, signal } = options;
+  const { device, textEncoder, signal } = options;
   const { steps, sample_every } = config.training;
   const start = await directory.latest(options.warn);
   if (!start || start.step < steps) {
     // A diffusion checkpoint holds its VAE, so a resumed run needs no other.
     const path = options.vae ?? (start ? undefined : directory.manifest.vae);
-    if (path === undefined && !start) throw needsVae();
+    if (path === undefined && !start && config.latent_encoder) throw needsVae();
     const vae = path === undefined ? undefined : await findModelFile(path, "vae");
-    const trainer = await FlowTrainer.create({ config, vae, device, latents: directory.file("latents.safetensors") });
+    const trainer = await FlowTrainer.create({
+      config,
+      vae,
+      device,
+      textEncoder,
+      latents: directory.file("latents.safetensors"),
+      prompts: directory.file("prompts.safetensors"),
+    });
     try {
       if (start) await trainer.resume(start.path, start.step);
       for await (const event of trainer.run({ signal, checkpoints: directory.checkpoints })) {
@@ -167,7 +188,7 @@ async function* flowEvents(
     yield* lossCurve(directory, "flow");
   } else if (await directory.has("samples.png")) return;
   if (signal?.aborted) return;
-  const pipeline = await TextToVideo.load(directory.path, { device });
+  const pipeline = await TextToVideo.load(directory.path, { device, textEncoder });
   try {
     const video = await pipeline.generate({ prompts: promptsOf(config), signal });
     yield* pictures(directory, "flow", steps, "samples", video);

@@ -1,15 +1,20 @@
-import { parseVaeParams } from "../../../lib/config/index.js";
+import { parseVaeParams, type TrainingConfig } from "../../../lib/config/index.js";
+import { flowTrainingSchema, resolveFlowTraining } from "../../../lib/config/training.js";
 import {
   addNoise,
   eulerSteps,
+  flowLossAt,
   sampleTimes,
   type TimeDistribution,
   velocityError,
   velocityTarget,
 } from "../../../lib/diffusion/index.js";
+import type { LtxVideoTransformer } from "../../../lib/models/transformer/index.js";
 import { VideoVae } from "../../../lib/models/video-vae/index.js";
+import { toCheckpoint } from "../../../lib/nn/index.js";
 import { affine, clamp, full, mean, toChannelsFirst, toChannelsLast } from "../../../lib/ops/index.js";
-import { backward, noGrad, Tensor } from "../../../lib/tensor/index.js";
+import { backward, noGrad, scope, Tensor } from "../../../lib/tensor/index.js";
+import { backwardShare, type LossTerms, Trainer } from "../../../lib/training/trainer.js";
 import { constant, evaluate } from "../support/evaluate.js";
 import type { Fixture, GoldenCase } from "../support/fixture.js";
 import { loadTransformer } from "./transformer.js";
@@ -72,12 +77,22 @@ async function flowData(fixture: Fixture): Promise<{ z0: Tensor; scale: number |
   return { z0: affine(z, scale), scale };
 }
 
+/** An input; with `step` the row of that step, of an input that has one for each. */
+function row(fixture: Fixture, name: string, step?: number): { values: Float32Array; shape: readonly number[] } {
+  const [values, shape] = [fixture.data(`input/${name}`), fixture.shape(`input/${name}`)];
+  if (step === undefined) return { values, shape };
+  const size = values.length / shape[0];
+  return { values: values.subarray(step * size, (step + 1) * size), shape: shape.slice(1) };
+}
+
 /** The prompts' tensor with the empty prompt's rows where `cfg_mask` drops them. */
-function withDroppedPrompts(fixture: Fixture, name: string): Tensor {
-  const values = fixture.data(`input/${name}`).slice();
+function withDroppedPrompts(fixture: Fixture, name: string, step?: number): Tensor {
+  const { values, shape } = row(fixture, name, step);
+  const result = values.slice();
   const empty = fixture.data(`input/uncond_${name}`);
-  for (const [i, dropped] of fixture.data("input/cfg_mask").entries()) if (dropped) values.set(empty, i * empty.length);
-  return Tensor.from(values, fixture.shape(`input/${name}`));
+  const { values: mask } = row(fixture, "cfg_mask", step);
+  for (const [i, dropped] of mask.entries()) if (dropped) result.set(empty, i * empty.length);
+  return Tensor.from(result, shape);
 }
 
 /** The training loss at given times and noises, and the gradients of the transformer. */
@@ -103,6 +118,99 @@ export const flowLossCase: GoldenCase = async (fixture) => {
     NETWORK,
   );
   if (scale !== null) result.set("output/latent_scale_factor", Float32Array.of(scale));
+  return result;
+};
+
+/** The trainers' own loop over the draws that the file holds: step i reads row i of its inputs. */
+class CurveTrainer extends Trainer<number> {
+  readonly stage = "flow";
+
+  constructor(
+    private readonly fixture: Fixture,
+    private readonly model: LtxVideoTransformer,
+    training: TrainingConfig,
+  ) {
+    super(model.device, training, { model: model.namedParameters() });
+  }
+
+  private row(name: string, step: number): Tensor {
+    const { values, shape } = row(this.fixture, name, step);
+    return Tensor.from(values, shape);
+  }
+
+  protected async prepare(index: number): Promise<number> {
+    return index;
+  }
+
+  protected accumulate(step: number, _index: number, share: number): LossTerms {
+    const loss = scope(() => {
+      const x0 = affine(toChannelsLast(this.row("images", step)), 2, -1);
+      const noise = toChannelsLast(this.row("epsilon", step));
+      const text = withDroppedPrompts(this.fixture, "text_embeddings", step);
+      const mask = withDroppedPrompts(this.fixture, "text_attention_mask", step);
+      return flowLossAt((x, t) => this.model.forward(x, t, text, mask), x0, this.row("t", step), noise);
+    });
+    backwardShare(loss, share);
+    return { loss, terms: {} };
+  }
+
+  protected async validate(): Promise<Record<string, number>> {
+    return {};
+  }
+
+  protected contents() {
+    return { model: [], metadata: {} };
+  }
+
+  protected parameterTotal(): number {
+    return this.model.parameterCount;
+  }
+}
+
+/** Losses, norms and changes of the parameters over some training steps. */
+export const flowCurve: GoldenCase = async (fixture) => {
+  const {
+    steps,
+    learning_rate,
+    betas,
+    eps,
+    max_grad_norm,
+    num_warmup_steps: warmup_steps = 0,
+    config,
+  } = fixture.config;
+  const optimizer = { name: "adam", betas, eps };
+  const input = flowTrainingSchema.parse({
+    steps,
+    learning_rate,
+    max_grad_norm,
+    optimizer,
+    lr_schedule: { warmup_steps },
+  });
+  const model = loadTransformer(fixture, config.diffusion.score_network.params);
+  const trainer = new CurveTrainer(fixture, model, resolveFlowTraining(input, 0, [], []));
+  const losses: number[] = [];
+  const norms: number[] = [];
+  for await (const event of trainer.run()) {
+    if (event.type !== "step") continue;
+    losses.push(event.loss);
+    norms.push(event.gradientNorm);
+  }
+  const result = new Map<string, Float32Array>([
+    ["output/losses", Float32Array.from(losses)],
+    ["output/grad_norm", Float32Array.from(norms)],
+  ]);
+  const initial = fixture.state();
+  for (const [key, parameter] of model.namedParameters()) {
+    const values = toCheckpoint(parameter, (await parameter.read()) as Float32Array);
+    const before = initial.get(key)?.data ?? [];
+    result.set(`output/final.${key}`, values);
+    result.set(
+      `output/delta.${key}`,
+      values.map((value, i) => value - before[i]),
+    );
+  }
+  trainer.dispose();
+  model.dispose();
   return result;
 };
 
