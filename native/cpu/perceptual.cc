@@ -54,7 +54,7 @@ void lpips_distance(const Call& call) {
   const float* w = call[2].data<float>();
   double* partial = scratch<double>(3, f.samples * f.pieces);
   float* buffers = scratch<float>(0, omp_get_max_threads() * 2 * channels);
-  parallel(f.samples * f.pieces, static_cast<double>(std::min(f.piece, f.positions) * channels) * 1.0 + 20,
+  parallel(f.samples * f.pieces, static_cast<double>(std::min(f.piece, f.positions) * channels) + 20,
            [&](int64_t begin, int64_t end) {
              float* buffer = buffers + omp_get_thread_num() * 2 * channels;
              for (int64_t i = begin; i < end; ++i) {
