@@ -1,6 +1,8 @@
 import { Command, CommanderError } from "commander";
 import { LtxError } from "../errors.js";
 import { version } from "../version.js";
+import { evaluateCommand } from "./evaluate.js";
+import { extendCommand } from "./extend.js";
 import { infoCommand } from "./info.js";
 import { reconstructCommand } from "./reconstruct.js";
 import { sampleCommand } from "./sample.js";
@@ -14,7 +16,14 @@ export async function main(argv: string[]): Promise<number> {
     .description("LTX-Video in Node.js: train, sample and inspect")
     .version(version)
     .showHelpAfterError("(ltx-native --help shows what there is)");
-  const commands = [trainCommand(), sampleCommand(), reconstructCommand(), infoCommand()];
+  const commands = [
+    trainCommand(),
+    sampleCommand(),
+    extendCommand(),
+    reconstructCommand(),
+    evaluateCommand(),
+    infoCommand(),
+  ];
   for (const command of commands) program.addCommand(command);
   for (const command of [program, ...commands]) command.exitOverride();
   try {

@@ -1,4 +1,4 @@
-import { InvalidArgumentError } from "commander";
+import { type Command, InvalidArgumentError } from "commander";
 
 /** A whole number of at least `least`. */
 export function whole(least: number) {
@@ -24,3 +24,40 @@ export function number(least: number) {
 
 /** Collects an option that may be given several times. */
 export const collect = (text: string, before: string[] = []): string[] => [...before, text];
+
+/** What every command takes that works with a trained model. */
+export interface ModelFlags {
+  checkpoint: string;
+  config?: string;
+  device: string;
+  json?: boolean;
+}
+
+/** Adds the options of {@link ModelFlags}. */
+export function modelOptions(command: Command): Command {
+  return command
+    .requiredOption(
+      "--checkpoint <path>",
+      "a run's folder, a checkpoint's folder, or a model's safetensors or .pt file",
+    )
+    .option("--config <file>", "YAML file of the model, for checkpoints that carry none (PyTorch's)")
+    .option("--device <name>", "auto or cpu", "auto")
+    .option("--json", "events as JSON lines on standard output");
+}
+
+/** What commands take besides that draw videos. */
+export interface DrawFlags extends ModelFlags {
+  textEncoder?: string;
+  steps?: number;
+  guidance?: number;
+  seed?: number;
+}
+
+/** Adds the options of {@link DrawFlags}; `seed` says what the seed is of. */
+export function drawOptions(command: Command, seed: string): Command {
+  return modelOptions(command)
+    .option("--text-encoder <dir>", "folder of the pretrained text encoder, when it has moved")
+    .option("--steps <n>", "sampling steps", whole(1))
+    .option("--guidance <g>", "classifier-free guidance, 1 for none", number(0))
+    .option("--seed <n>", seed, whole(0));
+}

@@ -45,6 +45,14 @@ export async function writePictures(
   }
 }
 
+/** Reports sampling steps: an event each, or a line that a terminal overwrites. */
+export function sampleSteps(output: Output): (done: number, total: number) => void {
+  return (done, total) => {
+    if (output.json) output.out(JSON.stringify({ type: "sample-step", step: done, steps: total }));
+    else if (output.terminal) process.stderr.write(`\rstep ${done}/${total}${done === total ? "\n" : ""}`);
+  };
+}
+
 /** Seconds between lines where no progress bar can be drawn. */
 const LINE_EVERY = 15;
 

@@ -1,44 +1,38 @@
 import { Command } from "commander";
 import { reconstructHeldOut, sideBySide } from "../pipelines/index.js";
-import { whole } from "./options.js";
+import { interruptible } from "./interrupt.js";
+import { type ModelFlags, modelOptions, whole } from "./options.js";
 import { standardOutput, writePictures } from "./output.js";
 
-interface ReconstructFlags {
-  checkpoint: string;
-  config?: string;
+interface ReconstructFlags extends ModelFlags {
   numSamples: number;
   seed?: number;
-  device: string;
   out: string;
-  json?: boolean;
 }
 
 export function reconstructCommand(): Command {
-  return new Command("reconstruct")
-    .description("send clips of held-out digits through a trained VAE and compare")
-    .requiredOption(
-      "--checkpoint <path>",
-      "a run's folder, a checkpoint's folder, or a model's safetensors or .pt file",
-    )
-    .option("--config <file>", "YAML file of the model, for checkpoints that carry none (PyTorch's)")
+  const command = new Command("reconstruct");
+  return modelOptions(command.description("send clips of held-out digits through a trained VAE and compare"))
     .option("--num-samples <n>", "clips", whole(1), 8)
     .option("--seed <n>", "seed of the clips; the training data's unless given", whole(0))
-    .option("--device <name>", "auto or cpu", "auto")
     .option("--out <dir>", "folder for the pictures", "reconstructions")
-    .option("--json", "events as JSON lines on standard output")
-    .action(async (flags: ReconstructFlags, command: Command) => {
-      command.setOptionValue("exitCode", await runReconstruct(flags));
+    .action(async (flags: ReconstructFlags, self: Command) => {
+      self.setOptionValue("exitCode", await runReconstruct(flags));
     });
 }
 
-async function runReconstruct(flags: ReconstructFlags): Promise<number> {
+function runReconstruct(flags: ReconstructFlags): Promise<number> {
   const output = standardOutput(flags.json === true);
   const { checkpoint, config, numSamples: clips, seed, device } = flags;
-  const result = await reconstructHeldOut(checkpoint, { config, clips, seed, device });
-  const { psnr } = result;
-  await writePictures(output, flags.out, "reconstructions", sideBySide(result), 4);
-  output.out(
-    output.json ? JSON.stringify({ type: "metrics", psnr }) : `PSNR ${psnr.toFixed(2)} dB over ${clips} held-out clips`,
-  );
-  return 0;
+  return interruptible(async (signal) => {
+    const result = await reconstructHeldOut(checkpoint, { clips, seed, config, device, signal });
+    const { psnr, ssim } = result;
+    await writePictures(output, flags.out, "reconstructions", sideBySide(result), 4);
+    output.out(
+      output.json
+        ? JSON.stringify({ type: "metrics", psnr, ssim })
+        : `PSNR ${psnr.toFixed(2)} dB, SSIM ${ssim.toFixed(4)} over ${clips} held-out clips`,
+    );
+    return 0;
+  });
 }

@@ -1,69 +1,92 @@
 import { Command } from "commander";
-import { TextToVideo } from "../pipelines/index.js";
-import { promptsOf } from "../training/index.js";
-import { collect, number, whole } from "./options.js";
-import { standardOutput, writePictures } from "./output.js";
+import { loadSamplingScheme } from "../config/index.js";
+import { LtxError } from "../errors.js";
+import {
+  drawPrompts,
+  generateLong,
+  planAutoregressive,
+  planScheme,
+  TextToVideo,
+  type Windows,
+} from "../pipelines/index.js";
+import { interruptible } from "./interrupt.js";
+import { collect, type DrawFlags, drawOptions, whole } from "./options.js";
+import { sampleSteps, standardOutput, writePictures } from "./output.js";
+import { readPrompts, writePrompts } from "./prompts.js";
 
-interface SampleFlags {
-  checkpoint: string;
-  config?: string;
+interface SampleFlags extends DrawFlags {
   numSamples?: number;
   prompt?: string[];
-  steps?: number;
-  guidance?: number;
-  seed?: number;
-  device: string;
+  promptsFile?: string;
+  frames?: number;
+  scheme?: string;
+  overlap?: number;
   out: string;
-  json?: boolean;
 }
 
 export function sampleCommand(): Command {
-  return new Command("sample")
-    .description("draw videos from prompts with a trained model")
-    .requiredOption(
-      "--checkpoint <path>",
-      "a run's folder, a checkpoint's folder, or a model's safetensors or .pt file",
-    )
-    .option("--config <file>", "YAML file of the model, for checkpoints that carry none (PyTorch's)")
-    .option("--num-samples <n>", "clips; prompts are repeated to that number", whole(1))
+  const command = new Command("sample").description("draw videos from prompts with a trained model");
+  return drawOptions(command, "seed of the noise, and of prompts drawn at random")
+    .option("--num-samples <n>", "clips; prompts are repeated to that number (default: one for each prompt)", whole(1))
     .option("--prompt <text>", "what to draw; may be given several times", collect)
-    .option("--steps <n>", "sampling steps", whole(1))
-    .option("--guidance <g>", "classifier-free guidance, 1 for none", number(0))
-    .option("--seed <n>", "seed of the noise", whole(0))
-    .option("--device <name>", "auto or cpu", "auto")
+    .option("--prompts-file <file>", "prompts, one a line; blank lines are skipped")
+    .option("--frames <n>", "frames of a video; more than the model's are drawn in overlapping windows", whole(1))
+    .option("--scheme <name>", 'how: "autoregressive", or the YAML file of a sampling scheme')
+    .option("--overlap <n>", "frames that neighbouring windows share", whole(1))
     .option("--out <dir>", "folder for the pictures", "samples")
-    .option("--json", "events as JSON lines on standard output")
-    .action(async (flags: SampleFlags, command: Command) => {
-      command.setOptionValue("exitCode", await runSample(flags));
+    .action(async (flags: SampleFlags, self: Command) => {
+      self.setOptionValue("exitCode", await runSample(flags));
     });
 }
 
-async function runSample(flags: SampleFlags): Promise<number> {
+function runSample(flags: SampleFlags): Promise<number> {
   const output = standardOutput(flags.json === true);
-  const interrupt = new AbortController();
-  const onSignal = () => interrupt.abort();
-  process.once("SIGINT", onSignal);
-  const pipeline = await TextToVideo.load(flags.checkpoint, { config: flags.config, device: flags.device });
-  try {
-    const given = flags.prompt ?? promptsOf(pipeline.config);
-    const count = flags.numSamples ?? given.length;
-    const prompts = Array.from({ length: count }, (_, i) => given[i % given.length]);
-    const { steps, guidance, seed } = flags;
-    const video = await pipeline.generate({
-      prompts,
-      steps,
-      guidance,
-      seed,
-      signal: interrupt.signal,
-      onStep: (done, total) => {
-        if (output.json) output.out(JSON.stringify({ type: "sample-step", step: done, steps: total }));
-        else if (output.terminal) process.stderr.write(`\rstep ${done}/${total}${done === total ? "\n" : ""}`);
-      },
-    });
-    await writePictures(output, flags.out, "samples", video);
-    return 0;
-  } finally {
-    pipeline.dispose();
-    process.off("SIGINT", onSignal);
+  return interruptible(async (signal) => {
+    const written = await writtenPrompts(flags);
+    const pipeline = await TextToVideo.load(flags.checkpoint, flags);
+    try {
+      const prompts = promptsFor(pipeline, written, flags);
+      const windows = await windowsFor(pipeline, flags);
+      const { steps, guidance, seed } = flags;
+      const onStep = sampleSteps(output);
+      const video = await generateLong(pipeline, windows, { prompts, steps, guidance, seed, signal, onStep });
+      await writePictures(output, flags.out, "samples", video);
+      await writePrompts(output, flags.out, "samples", prompts);
+      return 0;
+    } finally {
+      pipeline.dispose();
+    }
+  });
+}
+
+async function writtenPrompts({ prompt, promptsFile }: SampleFlags): Promise<string[] | undefined> {
+  if (promptsFile === undefined) return prompt;
+  if (prompt) throw new LtxError("config", "[sample] give --prompt or --prompts-file, not both");
+  return readPrompts(promptsFile);
+}
+
+/** The prompts given, or those of the configuration, or such as the data set has. */
+function promptsFor({ config }: TextToVideo, written: string[] | undefined, flags: SampleFlags): string[] {
+  const { sampling, data } = config;
+  const given = written ?? sampling.prompts;
+  if (given.length === 0) {
+    const drawn = drawPrompts(data, flags.numSamples ?? sampling.num_samples, flags.seed ?? sampling.seed);
+    return drawn.map(({ prompt }) => prompt);
   }
+  return Array.from({ length: flags.numSamples ?? given.length }, (_, i) => given[i % given.length]);
+}
+
+async function windowsFor({ model }: TextToVideo, { scheme, frames, overlap }: SampleFlags): Promise<Windows> {
+  const known = scheme === undefined || scheme === "autoregressive";
+  if (!known) {
+    const clash = frames !== undefined ? "--frames" : overlap !== undefined ? "--overlap" : undefined;
+    if (clash)
+      throw new LtxError("config", `[sample] the scheme in ${scheme} says how many frames: leave out ${clash}`);
+    return planScheme(model, await loadSamplingScheme(scheme));
+  }
+  if (frames === undefined && (scheme !== undefined || overlap !== undefined)) {
+    const flag = scheme !== undefined ? `--scheme ${scheme}` : "--overlap";
+    throw new LtxError("config", `[sample] ${flag} needs the length of the video: give --frames`);
+  }
+  return planAutoregressive(model, frames ?? model.config.sampling.frames, overlap);
 }

@@ -1,8 +1,7 @@
 /** How good a trained model is: its VAE on held-out clips, and whether generated clips show what was asked for. */
 import { basename, dirname, join } from "node:path";
-import type { FlowRunConfig, RunConfig } from "../config/index.js";
-import { type DataSource, openData, promptFor } from "../data/index.js";
-import { PhiloxRandom } from "../data/philox.js";
+import type { RunConfig } from "../config/index.js";
+import { type DataSource, openData } from "../data/index.js";
 import { check } from "../errors.js";
 import { listCheckpoints } from "../formats/checkpoint.js";
 import { openTensorFile } from "../formats/tensor-file.js";
@@ -12,6 +11,7 @@ import { noGrad, device as openDevice, scope, Tensor } from "../tensor/index.js"
 import { keptDigitClassifier } from "../training/digit-classifier-trainer.js";
 import { findModelFile } from "./checkpoint-path.js";
 import { kindOf, openCheckpoint } from "./open-checkpoint.js";
+import { drawPrompts } from "./prompts.js";
 import { loadVae, type Reconstruction, reconstructClips } from "./reconstruct.js";
 import { type LoadOptions, TextToVideo } from "./text-to-video.js";
 import { Video } from "./video.js";
@@ -56,7 +56,6 @@ export interface Evaluation {
 
 /** Clips that are drawn, or read, at once. */
 const BATCH = 16;
-const PROMPT_STREAM = 0x4556414c;
 
 /**
  * Evaluates a VAE's or a text-to-video model's checkpoint. The classifier is trained at the first time and kept in the
@@ -72,7 +71,7 @@ export async function evaluate(path: string, options: EvaluateOptions = {}): Pro
     const vae = loadVae(checkpoint, openDevice(options.device));
     try {
       return {
-        vae: await reconstructClips(vae, heldOut(checkpoint.config, clips, options), clips, signal),
+        vae: await reconstructClips(vae, await heldOut(checkpoint.config, clips, options), clips, signal),
         digits: null,
       };
     } finally {
@@ -83,7 +82,7 @@ export async function evaluate(path: string, options: EvaluateOptions = {}): Pro
   try {
     const { vae } = pipeline.model;
     const reconstruction =
-      vae && (await reconstructClips(vae, heldOut(pipeline.config, clips, options), clips, signal));
+      vae && (await reconstructClips(vae, await heldOut(pipeline.config, clips, options), clips, signal));
     return { vae: reconstruction, digits: await scoreDigits(pipeline, runFolder(file), options) };
   } finally {
     pipeline.dispose();
@@ -108,7 +107,7 @@ function runFolder(file: string): string {
   return basename(checkpoints) === "checkpoints" ? dirname(checkpoints) : dirname(file);
 }
 
-function heldOut({ data }: Exclude<RunConfig, { kind: "quickstart" }>, count: number, { seed }: EvaluateOptions) {
+async function heldOut({ data }: Exclude<RunConfig, { kind: "quickstart" }>, count: number, { seed }: EvaluateOptions) {
   return openData({ ...data, seed: seed ?? data.seed }, "test", count);
 }
 
@@ -126,10 +125,10 @@ async function scoreDigits(
     onStep: (done, total) => onProgress?.("classifier", done, total),
   });
   try {
-    const data = heldOut(config, samples, options);
+    const data = await heldOut(config, samples, options);
     const shown = await labelsOf(data, samples);
     const real = score(shown, await readVideo(classifier, await videoOf(data, samples)));
-    const asked = randomLabels(config, samples, options.seed ?? config.sampling.seed);
+    const asked = drawPrompts(config.data, samples, options.seed ?? config.sampling.seed);
     const video = await generateAll(
       pipeline,
       asked.map(({ prompt }) => prompt),
@@ -141,15 +140,6 @@ async function scoreDigits(
   } finally {
     classifier.dispose();
   }
-}
-
-/** Digits drawn at random with prompts in both wordings, names and figures. */
-function randomLabels({ data }: FlowRunConfig, count: number, seed: number): { labels: number[]; prompt: string }[] {
-  const random = new PhiloxRandom(seed, PROMPT_STREAM);
-  return Array.from({ length: count }, (_, i) => {
-    const labels = Array.from({ length: data.digits }, () => random.int(DIGIT_CLASSES));
-    return { labels, prompt: promptFor(labels, seed, i) };
-  });
 }
 
 async function generateAll(

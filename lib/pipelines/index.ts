@@ -1,5 +1,8 @@
 export { findModelFile } from "./checkpoint-path.js";
-export { psnr } from "./metrics.js";
+export { type DigitScore, type EvaluateOptions, type Evaluation, evaluate } from "./evaluate.js";
+export { type ExtendOptions, extendVideo, generateLong } from "./extend.js";
+export { gradientMagnitude, psnr, ssim } from "./metrics.js";
+export { drawPrompts } from "./prompts.js";
 export {
   type Reconstruction,
   type ReconstructionOptions,
@@ -7,5 +10,6 @@ export {
   reconstructHeldOut,
   sideBySide,
 } from "./reconstruct.js";
+export { planAutoregressive, planScheme, type Windows } from "./schemes.js";
 export { type GenerateOptions, TextToVideo } from "./text-to-video.js";
 export { type SaveOptions, Video } from "./video.js";

@@ -1,0 +1,21 @@
+import type { DataConfig } from "../config/index.js";
+import { promptFor } from "../data/index.js";
+import { PhiloxRandom } from "../data/philox.js";
+
+const PROMPT_STREAM = 0x4556414c;
+
+/**
+ * Prompts as the data set has them, for digits drawn at random: "three and 7", each digit by its name or its figure.
+ * A pure function of its arguments.
+ */
+export function drawPrompts(
+  { digits, num_classes: classes }: Pick<DataConfig, "digits" | "num_classes">,
+  count: number,
+  seed: number,
+): { labels: number[]; prompt: string }[] {
+  const random = new PhiloxRandom(seed, PROMPT_STREAM);
+  return Array.from({ length: count }, (_, i) => {
+    const labels = Array.from({ length: digits }, () => random.int(classes));
+    return { labels, prompt: promptFor(labels, seed, i) };
+  });
+}
