@@ -33,6 +33,8 @@ type DataInput = z.output<typeof dataSchema>;
  */
 export type DataConfig = Omit<DataInput, "image_size" | "input_number_of_frames" | "frames" | "height" | "width"> & {
   frames: number;
+  /** Frames of the source's clips, where a VAE expects another number: they are cut or repeated to `frames`. */
+  source_frames?: number;
   height: number;
   width: number;
 };

@@ -26,6 +26,7 @@ import {
   checkTransformer,
   checkVae,
   checkVaeData,
+  fitData,
   type TokenGrid,
   vaeFactors,
 } from "./validate.js";
@@ -100,8 +101,9 @@ export function resolveVaeRun(
 ): VaeRunConfig {
   const params = [...stage, "vae_config", "params"];
   const lossPath = [...params, "loss_config", "params"];
-  const data = resolveData(input.data, dataPath, problems);
-  const vae: VaeConfig = { input_number_of_frames: data.frames, ...withoutLoss(input.vae_config.params) };
+  const source = resolveData(input.data, dataPath, problems);
+  const vae: VaeConfig = { input_number_of_frames: source.frames, ...withoutLoss(input.vae_config.params) };
+  const data = fitData(source, vae);
   const lossInput = input.vae_config.params.loss_config?.params ?? lossParams.parse({});
   const loss = { ...lossInput, disc_in_channels: lossInput.disc_in_channels ?? data.num_channels };
   problems.push(
@@ -124,8 +126,8 @@ export function resolveFlowRun(
 ): FlowRunConfig {
   const { diffusion } = input;
   const at = [...stage, "diffusion"];
-  const data = resolveData(input.data, dataPath, problems);
-  const sampling = resolveSampling(diffusion, data);
+  const source = resolveData(input.data, dataPath, problems);
+  const sampling = resolveSampling(diffusion, source);
   const transformer = resolveTransformer(diffusion.score_network.params);
   const text = diffusion.context_preprocessing[0];
   const guidance = diffusion.classifier_free_guidance;
@@ -134,9 +136,10 @@ export function resolveFlowRun(
   if (diffusion.latent_encoder) {
     const params = [...at, "latent_encoder", "params"];
     if (trainedVae) problems.push({ path: [...at, "latent_encoder"], message: "leave out, the vae section is used" });
-    latentEncoder = { input_number_of_frames: data.frames, ...withoutLoss(diffusion.latent_encoder.params) };
-    problems.push(...checkVae(latentEncoder, params), ...checkVaeData(latentEncoder, data, params, dataPath));
+    latentEncoder = { input_number_of_frames: source.frames, ...withoutLoss(diffusion.latent_encoder.params) };
+    problems.push(...checkVae(latentEncoder, params), ...checkVaeData(latentEncoder, source, params, dataPath));
   }
+  const data = latentEncoder ? fitData(source, latentEncoder) : source;
   const clipFaults = latentEncoder ? checkClip(latentEncoder, data, dataPaths(input.data, dataPath)) : [];
   if (latentEncoder) {
     // The clips of a quickstart are the VAE stage's, which has complained of them already.

@@ -180,18 +180,20 @@ export function checkClip(vae: VaeConfig, clip: Clip, paths: ClipPaths): Problem
   return faults.flatMap(([path, message]) => (message ? [{ path, message }] : []));
 }
 
-/** Whether the data feed the VAE: channels, and the number of frames that it expects. */
+/** The data as `vae` takes them: clips of another length than it expects are cut or repeated to that. */
+export function fitData(data: DataConfig, vae: VaeConfig): DataConfig {
+  const { input_number_of_frames: frames = data.frames } = vae;
+  const impossible = framesFault("frames", frames, vaeFactors(vae).time) !== undefined;
+  return frames === data.frames || impossible ? data : { ...data, frames, source_frames: data.frames };
+}
+
+/** Whether the data have the channels that the VAE takes and gives. */
 export function checkVaeData(vae: VaeConfig, data: DataConfig, vaePath: Path, dataPath: Path): Problem[] {
   const problems: Problem[] = [];
   for (const key of ["in_channels", "out_channels"] as const) {
     if (vae[key] === data.num_channels) continue;
     const message = `found ${vae[key]}, but ${formatPath([...dataPath, "num_channels"])} is ${data.num_channels}`;
     problems.push({ path: [...vaePath, key], message });
-  }
-  const expected = vae.input_number_of_frames;
-  if (expected !== undefined && expected !== data.frames) {
-    const message = `found ${expected}, but the clips of ${formatPath(dataPath)} have ${data.frames} frames`;
-    problems.push({ path: [...vaePath, "input_number_of_frames"], message });
   }
   return problems;
 }
@@ -201,6 +203,12 @@ export function checkLoss(loss: VaeLossConfig, data: DataConfig, path: Path): Pr
   const problems: Problem[] = [];
   if (loss.wavelet_loss_weight > 0 && !loss.use_3d) {
     problems.push({ path: [...path, "wavelet_loss_weight"], message: "above 0 needs use_3d: true" });
+  }
+  if (loss.perceptual_weight > 0 && loss.perceptual_checkpoint !== undefined) {
+    const fits = [1, 3].includes(data.num_channels) && Math.min(data.height, data.width) >= 16;
+    const found = `${data.height}x${data.width} with ${data.num_channels} channels`;
+    const message = `above 0 needs videos of 16x16 or more with 1 or 3 channels, found ${found}; use 0`;
+    if (!fits) problems.push({ path: [...path, "perceptual_weight"], message });
   }
   if (loss.adversarial_weight === 0) return problems;
   if (loss.disc_in_channels !== data.num_channels) {

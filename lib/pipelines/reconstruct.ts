@@ -1,7 +1,7 @@
-import type { RunConfig } from "../config/index.js";
+import { type RunConfig, vaeFactors } from "../config/index.js";
 import { type DataSource, loadClips, openData } from "../data/index.js";
 import { LtxError } from "../errors.js";
-import { VideoVae } from "../models/video-vae/index.js";
+import { fitFrames, VideoVae } from "../models/video-vae/index.js";
 import { affine } from "../ops/index.js";
 import { type Device, noGrad, device as openDevice, scope, Tensor } from "../tensor/index.js";
 import { Purpose } from "../training/purposes.js";
@@ -9,13 +9,19 @@ import { gradientMagnitude, psnr, ssim } from "./metrics.js";
 import { type OpenedCheckpoint, openCheckpoint, vaeTensors } from "./open-checkpoint.js";
 import { Video } from "./video.js";
 
-/** x (B,F,H,W,C) in [0,1] through the posterior's mean and back, with clean latents. */
+/**
+ * x (B,F,H,W,C) in [0,1] through the posterior's mean and back, with clean latents. Where F frames would not come back,
+ * the video goes through repeated to the next number that does, and is cut to F again.
+ */
 export function reconstruct(vae: VideoVae, x: Tensor): Tensor {
-  const moments = vae.encodeMoments(x);
+  const frames = x.shape[1];
+  const { time } = vaeFactors(vae.config);
+  const moments = vae.encodeMoments(fitFrames(x, Math.ceil((frames - 1) / time) * time + 1));
   const clean = vae.config.timestep_conditioning ? new Float32Array(x.shape[0]) : null;
-  return vae.decode(vae.mode(moments), clean && Tensor.from(clean, [x.shape[0]], { device: x.device }), {
+  const y = vae.decode(vae.mode(moments), clean && Tensor.from(clean, [x.shape[0]], { device: x.device }), {
     noise: { seed: 0, step: 0, purpose: Purpose.sampleLayerNoise },
   });
+  return fitFrames(y, frames);
 }
 
 export interface ReconstructionOptions {
@@ -124,7 +130,7 @@ export async function reconstructHeldOut(path: string, options: ReconstructionOp
   const vae = loadVae(checkpoint, openDevice(options.device));
   try {
     const count = options.clips ?? 8;
-    const data = openData({ ...dataConfig, seed: options.seed ?? dataConfig.seed }, "test", count);
+    const data = await openData({ ...dataConfig, seed: options.seed ?? dataConfig.seed }, "test", count);
     return await reconstructClips(vae, data, count, options.signal);
   } finally {
     vae.dispose();

@@ -2,8 +2,9 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { parseVaeParams, vaeFactors } from "../../lib/config/index.js";
-import { VideoVae } from "../../lib/models/video-vae/index.js";
+import { fitFrames, VideoVae } from "../../lib/models/video-vae/index.js";
 import { normal, sum, toChannelsLast, uniform } from "../../lib/ops/index.js";
+import { reconstruct } from "../../lib/pipelines/reconstruct.js";
 import { backward, device, noGrad, scope, Tensor } from "../../lib/tensor/index.js";
 import { relativeError } from "../golden/support/check.js";
 import { Fixture } from "../golden/support/fixture.js";
@@ -128,6 +129,43 @@ describe("shapes", () => {
     expect(await toChannelsLast(moments).read()).toEqual(await inside.read());
     const z = normal([1, 6, 2, 2, 1], key(1));
     expect(noGrad(() => vae.decodeChannelsFirst(z, null)).shape).toEqual([1, 1, 3, 8, 4]);
+    vae.dispose();
+  });
+});
+
+describe("any number of frames", () => {
+  const clip = (frames: number) =>
+    Tensor.from(
+      Float32Array.from({ length: 2 * frames * 4 }, (_, i) => i),
+      [2, frames, 2, 2, 1],
+    );
+  const ofFrames = async (x: Tensor) => [...(await x.read())].filter((_, i) => i % 4 === 0).map((v) => v / 4);
+
+  it("is cut or repeated to what the configuration expects", async () => {
+    const vae = new VideoVae(config({ input_number_of_frames: 5 }));
+    expect(await ofFrames(vae.fitFrames(clip(7)))).toEqual([0, 1, 2, 3, 4, 7, 8, 9, 10, 11]);
+    expect(await ofFrames(vae.fitFrames(clip(2)))).toEqual([0, 1, 0, 1, 0, 2, 3, 2, 3, 2]);
+    const same = clip(5);
+    expect(vae.fitFrames(same)).toBe(same);
+    const free = new VideoVae(config());
+    expect(free.fitFrames(same)).toBe(same);
+    expect(() => fitFrames(same, 0)).toThrow(/a number of frames must be a positive whole number, got 0/);
+    expect(() => fitFrames(Tensor.from([], [1, 0, 2, 2, 1]), 3)).toThrow(/one frame or more/);
+    const tracked = clip(2);
+    tracked.requiresGrad = true;
+    backward(sum(fitFrames(tracked, 5)));
+    expect(await ofFrames(tracked.grad as Tensor)).toEqual([3, 2, 3, 2].map((v) => v / 4));
+    vae.dispose();
+    free.dispose();
+  });
+
+  it("comes back from a reconstruction", async () => {
+    const vae = new VideoVae(config()).requiresGrad(false);
+    const video = uniform([1, 4, 8, 8, 1], key(0));
+    const y = reconstruct(vae, video);
+    expect(y.shape).toEqual(video.shape);
+    const five = reconstruct(vae, fitFrames(video, 5));
+    expect(await y.read()).toEqual((await five.read()).slice(0, y.size));
     vae.dispose();
   });
 });

@@ -7,6 +7,7 @@ export {
 } from "./blocks.js";
 export { Decoder, type DecoderConfig } from "./decoder.js";
 export { Encoder, type EncoderConfig } from "./encoder.js";
+export { fitFrames } from "./frames.js";
 export { NoisePlanes } from "./noise.js";
 export { posteriorLogvars, posteriorMean, posteriorStd } from "./posterior.js";
 export { type DecodeOptions, VideoVae, type VideoVaeOptions } from "./video-vae.js";

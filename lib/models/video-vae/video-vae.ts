@@ -15,6 +15,7 @@ import {
 import { type Device, device as openDevice, scope, type Tensor } from "../../tensor/index.js";
 import { Decoder } from "./decoder.js";
 import { Encoder } from "./encoder.js";
+import { fitFrames } from "./frames.js";
 import { NoisePlanes } from "./noise.js";
 import { posteriorMean } from "./posterior.js";
 
@@ -98,9 +99,15 @@ export class VideoVae extends Module {
     return this._config.latent_log_var !== "none";
   }
 
+  /** The video with as many frames as the configuration expects, see {@link fitFrames}; unchanged where it names none. */
+  fitFrames(video: Tensor): Tensor {
+    return fitFrames(video, this._config.input_number_of_frames ?? video.shape[1]);
+  }
+
   /**
    * Video (B,F,H,W,C) in [0,1] to the posterior's moments (B,f,h,w,2C): C means, then C log-variances, not clamped;
-   * with latent_log_var none only the C means.
+   * with latent_log_var none only the C means. Any number of frames is taken as it is, but only those of the form
+   * time·k + 1 (see vaeFactors) come back from decode.
    * @throws {LtxError} `shape_mismatch` when channels, height or width don't fit.
    */
   encodeMoments(video: Tensor): Tensor {

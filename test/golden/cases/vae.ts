@@ -16,7 +16,7 @@ import {
   toChannelsFirst,
   toChannelsLast,
 } from "../../../lib/ops/index.js";
-import { backward, Tensor } from "../../../lib/tensor/index.js";
+import { backward, type Tensor } from "../../../lib/tensor/index.js";
 import { backwardFrom, constant, evaluate, expectOption, init, leaf } from "../support/evaluate.js";
 import type { Fixture, GoldenCase } from "../support/fixture.js";
 import { noisePlanes, noiseTensors } from "./resnet.js";
@@ -98,28 +98,13 @@ function wholeVae(fixture: Fixture, params: object): VideoVae {
   return vae;
 }
 
-/** A clip (B,C,F,H,W) with `count` frames: cut, or repeated from its start. */
-function withFrames(fixture: Fixture, name: string, count: number): Tensor {
-  const [b, c, frames, h, w] = fixture.shape(name);
-  const data = fixture.data(name);
-  const plane = h * w;
-  const result = new Float32Array(b * c * count * plane);
-  for (let i = 0; i < b * c; i++) {
-    for (let f = 0; f < count; f++) {
-      const from = (i * frames + (f % frames)) * plane;
-      result.set(data.subarray(from, from + plane), (i * count + f) * plane);
-    }
-  }
-  return Tensor.from(result, [b, c, count, h, w]);
-}
-
 /** The reference's training forward: encode, sample, add noise of a random amplitude, decode. */
 export const forward: GoldenCase = (fixture) => {
   const { vae_params, base_channels, norm_num_groups } = fixture.config;
   const vae = wholeVae(fixture, { ...vae_params, base_channels, norm_num_groups });
   return evaluate(vae, () => {
-    const { input_number_of_frames: count, timestep_conditioning } = vae.config;
-    const x = toChannelsLast(withFrames(fixture, "input/x", count ?? fixture.shape("input/x")[2]));
+    const { timestep_conditioning } = vae.config;
+    const x = vae.fitFrames(toChannelsLast(constant(fixture, "input/x")));
     const moments = vae.encodeMoments(x);
     const sample = vae.sample(moments, toChannelsLast(constant(fixture, "input/posterior_noise")));
     const kl = vae.kl(moments);
@@ -140,8 +125,7 @@ export const forward: GoldenCase = (fixture) => {
 export const inference: GoldenCase = (fixture) => {
   const vae = wholeVae(fixture, fixture.config).requiresGrad(false);
   return evaluate(vae, () => {
-    const count = vae.config.input_number_of_frames ?? fixture.shape("input/x")[2];
-    const moments = vae.encodeMoments(toChannelsLast(withFrames(fixture, "input/x", count)));
+    const moments = vae.encodeMoments(vae.fitFrames(toChannelsLast(constant(fixture, "input/x"))));
     const sample = vae.sample(moments, toChannelsLast(constant(fixture, "input/posterior_noise")));
     const timestep = vae.config.timestep_conditioning ? constant(fixture, "input/timestep") : null;
     const noised = timestep
