@@ -88,7 +88,7 @@ export const lossParams = section(
     wavelet_start: whole.default(0),
     use_adaptive_adversarial_weight: z.boolean().default(true),
     rec_reduction: z.enum(["mean", "sum"]).default("mean"),
-    perceptual_checkpoint: z.string().min(1).optional(),
+    perceptual_checkpoint: z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]).optional(),
   },
   { disc_weight: "adversarial_weight", disc_factor: "adversarial_weight" },
 );
@@ -98,8 +98,9 @@ export const lossParams = section(
  * number of video channels when left out.
  *
  * Added here: `rec_reduction`, how the element loss becomes a number when `use_nll` is false (`mean` as the reference,
- * or `sum` over a sample and mean over the batch); `perceptual_checkpoint`, the LPIPS weights that a `perceptual_weight`
- * above 0 needs. Steps count from 0; a term has weight 0 before its `*_start`.
+ * or `sum` over a sample and mean over the batch); `perceptual_checkpoint`, the file of the LPIPS weights that a
+ * `perceptual_weight` above 0 needs, or a list of files that complete each other (VGG16 and the LPIPS layers). Steps count
+ * from 0; a term has weight 0 before its `*_start`.
  */
 export type VaeLossConfig = Omit<z.output<typeof lossParams>, "disc_in_channels"> & { disc_in_channels: number };
 

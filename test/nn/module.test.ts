@@ -1,6 +1,9 @@
 import { describe, expect, it } from "vitest";
+import { moduleEntries } from "../../lib/formats/checkpoint.js";
 import {
+  BatchNorm,
   CausalConv3d,
+  Conv2d,
   Conv3d,
   Initializer,
   LayerNorm,
@@ -10,7 +13,7 @@ import {
   TimestepEmbedding,
 } from "../../lib/nn/index.js";
 import { normal } from "../../lib/ops/index.js";
-import { backward, device, scope, type Tensor } from "../../lib/tensor/index.js";
+import { backward, device, scope, Tensor } from "../../lib/tensor/index.js";
 import { arr, draw, map, relativeError } from "../support/arrays.js";
 import { expectError, fromArr, liveBytes } from "../support/gradcheck.js";
 import * as reference from "../support/reference.js";
@@ -78,6 +81,26 @@ describe("Module", () => {
     }
   });
 
+  it("stores the weights of 2D convolutions as (O, I, Y, X)", async () => {
+    const conv = new Conv2d(2, 3, 3, new Initializer(device(), 1), { stride: 2, padding: 1 });
+    const memory = arr([3, 1, 3, 3, 2], await conv.weight.read());
+    const state = await conv.stateDict();
+    const stored = state.get("weight");
+    expect(stored?.shape).toEqual([3, 2, 3, 3]);
+    let i = 0;
+    for (let o = 0; o < 3; o++) {
+      for (let c = 0; c < 2; c++) {
+        for (let k = 0; k < 9; k++) expect(stored?.data[i++]).toBe(memory.data[(o * 9 + k) * 2 + c]);
+      }
+    }
+    const copy = new Conv2d(2, 3, 3, new Initializer(device(), 2));
+    copy.loadStateDict(state);
+    expect(await copy.weight.read()).toEqual(await conv.weight.read());
+    const x = fromArr(draw([2, 3, 6, 7, 2], 1));
+    expect(conv.forward(x).shape).toEqual([2, 3, 3, 4, 3]);
+    expect(copy.forward(x).shape).toEqual([2, 3, 4, 5, 3]);
+  });
+
   it("loads nothing from a state that does not fit, and lists what is wrong", async () => {
     const model = make(1);
     const state = await make(2).stateDict();
@@ -127,6 +150,69 @@ describe("Module", () => {
     layer.dispose();
     x.dispose();
     expect(await liveBytes()).toBe(start);
+  });
+});
+
+describe("buffers and counters", () => {
+  class Normed extends Module {
+    norms: (BatchNorm | null)[];
+    constructor(init: Initializer) {
+      super();
+      this.norms = [null, new BatchNorm(2, init)];
+    }
+  }
+  const create = () => new Normed(new Initializer(device()));
+  const keys = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"].map(
+    (name) => `norms.1.${name}`,
+  );
+
+  it("belong to the state, and not to what is trained", async () => {
+    const model = create();
+    expect([...model.namedParameters()].map(([key]) => key)).toEqual(keys.slice(0, 2));
+    expect([...model.namedState()].map(([key]) => key).sort()).toEqual([...keys].sort());
+    expect(model.parameterCount).toBe(4);
+    const x = Tensor.from([1, 10, 3, 30], [2, 2]);
+    model.norms[1]?.forward(x);
+    const state = await model.stateDict();
+    expect([...(state.get("norms.1.running_mean")?.data ?? [])]).toEqual([Math.fround(0.2), 2]);
+    expect(state.get("norms.1.num_batches_tracked")).toEqual({ shape: [], data: Float32Array.of(1) });
+    const copy = create();
+    copy.loadStateDict(state);
+    expect(await copy.stateDict()).toEqual(state);
+    for (const owner of [model, copy, x]) owner.dispose();
+  });
+
+  it("takes a state without counters, as older files are, but not one without buffers", async () => {
+    const model = create();
+    const state = await model.stateDict();
+    state.delete("norms.1.num_batches_tracked");
+    model.loadStateDict(state);
+    state.delete("norms.1.running_var");
+    expectError("checkpoint", /norms.1.running_var is missing \(expected \[2\]\)/, () => model.loadStateDict(state));
+    model.dispose();
+  });
+
+  it("evaluates with the running statistics once training is switched off, everywhere inside", async () => {
+    const model = create().train(false);
+    const x = Tensor.from([1, 10, 3, 30], [2, 2]);
+    const y = model.norms[1]?.forward(x) as Tensor;
+    const scale = 1 / Math.sqrt(1 + 1e-5);
+    expect(relativeError(await y.read(), [scale, 10 * scale, 3 * scale, 30 * scale])).toBeLessThan(1e-6);
+    expect((await model.stateDict()).get("norms.1.num_batches_tracked")?.data[0]).toBe(0);
+    expect(model.train().norms[1]?.training).toBe(true);
+    for (const owner of [model, x, y]) owner.dispose();
+  });
+
+  it("are written to checkpoints, the counter as int64", async () => {
+    const model = create();
+    const norm = model.norms[1] as BatchNorm;
+    norm.num_batches_tracked.value = 3_000_000_000;
+    const entries = moduleEntries(model, "loss.");
+    expect(entries.map(({ name }) => name).sort()).toEqual(keys.map((key) => `loss.${key}`).sort());
+    const [counter] = entries.filter(({ name }) => name.endsWith("tracked"));
+    expect(counter).toMatchObject({ dtype: "I64", shape: [] });
+    expect(new BigInt64Array((counter.data as Uint8Array).buffer)[0]).toBe(3_000_000_000n);
+    model.dispose();
   });
 });
 
