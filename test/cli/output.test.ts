@@ -143,7 +143,8 @@ describe("sample", () => {
   async function sample(name: string, ...argv: string[]): Promise<Buffer> {
     const out = join(folder, name);
     const done = await call("sample", "--checkpoint", run, "--out", out, ...argv);
-    expect(done).toEqual({ code: 0, stdout: `${join(out, "samples.gif")}\n${join(out, "samples.png")}\n`, stderr: "" });
+    const paths = ["gif", "png", "txt"].map((type) => `${join(out, `samples.${type}`)}\n`);
+    expect(done).toEqual({ code: 0, stdout: paths.join(""), stderr: "" });
     return readFileSync(join(out, "samples.gif"));
   }
 
@@ -186,6 +187,7 @@ describe("sample", () => {
       ...range(3).map((step) => ({ type: "sample-step", step, steps: 3 })),
       { type: "picture", what: "samples", path: join(out, "samples.gif") },
       { type: "picture", what: "samples", path: join(out, "samples.png") },
+      { type: "prompts", what: "samples", path: join(out, "samples.txt") },
     ]);
   });
 });
@@ -223,7 +225,7 @@ describe("reconstruct", () => {
       out,
     );
     expect(code).toBe(0);
-    expect(stdout).toMatch(/\nPSNR \d+\.\d\d dB over 2 held-out clips\n$/);
+    expect(stdout).toMatch(/\nPSNR \d+\.\d\d dB, SSIM -?\d\.\d{4} over 2 held-out clips\n$/);
     const { pages, width } = await sharp(join(out, "reconstructions.gif"), { animated: true }).metadata();
     expect({ pages, width }).toEqual({ pages: 5, width: 4 * 128 + 5 * 6 });
   });
