@@ -3,7 +3,7 @@ import { count, positive, whole } from "./fields.js";
 import { type Problem, section } from "./problems.js";
 
 export const dataSchema = section({
-  source: z.enum(["moving-mnist", "npz"]).default("moving-mnist"),
+  source: z.enum(["moving-mnist", "npz", "npy"]).default("moving-mnist"),
   path: z.string().min(1).optional(),
   num_channels: count.default(1),
   num_classes: count.default(10),
@@ -29,7 +29,10 @@ type DataInput = z.output<typeof dataSchema>;
  *
  * `source` `moving-mnist` draws `size` clips of `digits` digits, each `digit_size` pixels a side, that move
  * `min_speed` to `max_speed` pixels a frame; `npz` reads the reference's `videos_data.npz` and `labels_data.npz` from
- * the folder `path`. `frame_processing`: `clip` takes the first `frames` frames of a longer video, `sample` every k-th.
+ * the folder `path`; `npy` reads the original test sequence, without labels, from the file `path` or from
+ * `mnist_test_seq.npy` in that folder. Files are scaled to the clip's size, and the last tenth of their videos is held
+ * out. `frame_processing` is for files: `clip` takes the first `frames` frames of a longer video, `sample` every k-th, k
+ * the whole part of the video's frames / `frames`.
  */
 export type DataConfig = Omit<DataInput, "image_size" | "input_number_of_frames" | "frames" | "height" | "width"> & {
   frames: number;
@@ -57,8 +60,9 @@ export function resolveData(input: DataInput, path: readonly PropertyKey[], prob
     height: oneOf("height", height, "image_size", image_size),
     width: oneOf("width", width, "image_size", image_size),
   };
-  if (data.source === "npz" && data.path === undefined) {
-    problems.push({ path: [...path, "path"], message: 'missing, source "npz" needs the folder that holds the files' });
+  if (data.source !== "moving-mnist" && data.path === undefined) {
+    const message = `missing, source "${data.source}" needs the place of its files`;
+    problems.push({ path: [...path, "path"], message });
   }
   if (data.source === "moving-mnist") checkDrawn(data, path, problems);
   return data;

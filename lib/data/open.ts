@@ -1,14 +1,22 @@
-import { LtxError } from "../errors.js";
+import { check } from "../errors.js";
+import { openNpyClips, openNpzClips } from "./array-clips.js";
 import type { Split } from "./digits.js";
+import { withFrames } from "./frames.js";
 import { MovingMnist } from "./moving-mnist.js";
 import type { DataSource } from "./source.js";
 
 /** What a configuration's `data` section says, as far as sources need it. */
 export interface DataOptions {
-  source: "moving-mnist" | "npz";
+  source: "moving-mnist" | "npz" | "npy";
+  /** Where the files are, for sources that read any. */
+  path?: string;
   frames: number;
+  /** Of the source's clips, where they are then cut or repeated to `frames`. */
+  source_frames?: number;
   height: number;
   width: number;
+  num_channels: number;
+  frame_processing: "clip" | "sample";
   digits: number;
   digit_size: number;
   seed: number;
@@ -18,16 +26,27 @@ export interface DataOptions {
 }
 
 /**
- * The clips that a configuration names. The test split shows other handwritten digits than the training split.
- * @throws LtxError `unavailable` for a source that can't be read yet
+ * The clips that a configuration names. The test split of drawn clips shows other handwritten digits than the training
+ * split; that of files is the last tenth of their videos.
+ * @param size at most so many clips; by default the configuration's `size` of drawn clips, all of a file's
+ * @throws LtxError `config`, `file_format`, `io`
  */
-export function openData(options: DataOptions, split: Split = "train", size = options.size): DataSource {
-  if (options.source !== "moving-mnist") {
-    throw new LtxError("unavailable", `[data] source "${options.source}" is not supported yet: use "moving-mnist"`);
+export async function openData(options: DataOptions, split: Split = "train", size?: number): Promise<DataSource> {
+  const { frames, source_frames = frames } = options;
+  return withFrames(await openSource({ ...options, frames: source_frames }, split, size), frames);
+}
+
+async function openSource(options: DataOptions, split: Split, size: number | undefined): Promise<DataSource> {
+  const { source, path, frames, height, width, digits, seed } = options;
+  if (source === "moving-mnist") {
+    const { digit_size: digitSize, min_speed: minSpeed, max_speed: maxSpeed } = options;
+    const drawn = { frames, height, width, digits, digitSize, seed, minSpeed, maxSpeed };
+    return new MovingMnist({ split, size: size ?? options.size, ...drawn });
   }
-  const { frames, height, width, digits, seed } = options;
-  const { digit_size: digitSize, min_speed: minSpeed, max_speed: maxSpeed } = options;
-  return new MovingMnist({ split, size, frames, height, width, digits, digitSize, seed, minSpeed, maxSpeed });
+  check(path !== undefined, "config", () => `[data] source "${source}" needs a path`);
+  const { num_channels: channels, frame_processing: frameProcessing } = options;
+  const clips = { path, frames, height, width, channels, frameProcessing, split, size, seed };
+  return source === "npz" ? openNpzClips(clips) : openNpyClips(clips);
 }
 
 /** Several clips as one array (B, F, H, W, C). */

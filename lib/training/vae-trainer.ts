@@ -72,8 +72,8 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     if (config.kind !== "vae")
       throw new LtxError("config", `[vae] the configuration trains a ${config.kind}, not a VAE`);
     const device = openDevice(options.device);
-    const data = options.data ?? openData(config.data);
-    const testData = options.testData ?? openData(config.data, "test", VALIDATION_CLIPS);
+    const data = options.data ?? (await openData(config.data));
+    const testData = options.testData ?? (await openData(config.data, "test", VALIDATION_CLIPS));
     const { frames, height, width } = config.data;
     check(data.frames === frames && data.height === height && data.width === width, "shape_mismatch", () => {
       const found = `${data.frames}×${data.height}×${data.width}`;

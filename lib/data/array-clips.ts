@@ -1,0 +1,209 @@
+/** Moving MNIST from NumPy files: the reference's `.npz` pair, and the original test sequence without labels. */
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import { check, LtxError } from "../errors.js";
+import { type NpyArray, openNpy, openNpz } from "../formats/npy.js";
+import type { Split } from "./digits.js";
+import { promptFor } from "./moving-mnist.js";
+import { resizeFrame } from "./resize.js";
+import { type Clip, checkIndex, type DataSource } from "./source.js";
+
+export interface ArrayClipsOptions {
+  /** `npz`: the folder of both files; `npy`: the file, or the folder that holds `mnist_test_seq.npy`. */
+  path: string;
+  /** Of the clips that come out. */
+  frames: number;
+  height: number;
+  width: number;
+  channels: number;
+  /** `clip` takes the first frames of a video, `sample` every floor(video's frames / `frames`)-th. */
+  frameProcessing: "clip" | "sample";
+  split: Split;
+  /** At most so many clips; default all of the split. */
+  size?: number;
+  /** Of the prompts' wordings. */
+  seed: number;
+}
+
+const VIDEOS_FILE = "videos_data.npz";
+const LABELS_FILE = "labels_data.npz";
+const SEQUENCES_FILE = "mnist_test_seq.npy";
+/** The reference's videos, which an array without those axes must be. */
+const REFERENCE_VIDEO = [30, 64, 64] as const;
+/** Every tenth of the videos, the last ones, are held out. The reference has no such split. */
+const HELD_OUT = 10;
+/** Classes: the digits. */
+const LABELS = 10;
+
+/** How the videos lie in their array. */
+interface Videos {
+  array: NpyArray;
+  file: string;
+  count: number;
+  frames: number;
+  height: number;
+  width: number;
+  channels: number;
+  /** Elements from a video to the next one, and from a frame to the next. */
+  videoStride: number;
+  frameStride: number;
+}
+
+/**
+ * `videos_data.npz` and `labels_data.npz` from a folder: uint8 videos (N, F, H, W), with or without a channel axis, or
+ * any shape that holds 30 frames of 64 x 64 a video; labels (N, F, digits), of which the first frame's count.
+ * @throws LtxError `file_format` for arrays of another form, `config` when the videos do not give such clips, `io`
+ */
+export async function openNpzClips(options: ArrayClipsOptions): Promise<DataSource> {
+  const file = join(options.path, VIDEOS_FILE);
+  const videos = videosFirst(await openNpz(file), file);
+  const labelFile = join(options.path, LABELS_FILE);
+  const labels = await readLabels(await openNpz(labelFile), labelFile, videos);
+  return new ArrayClips(videos, options, labels);
+}
+
+/**
+ * `mnist_test_seq.npy` of the original Moving MNIST: uint8 (F, N, H, W), no labels, so every prompt is empty.
+ * @throws LtxError as {@link openNpzClips}
+ */
+export async function openNpyClips(options: ArrayClipsOptions): Promise<DataSource> {
+  const info = await stat(options.path).catch((cause) => {
+    throw new LtxError("io", `[data] cannot open ${options.path}: ${cause.message}`, { cause });
+  });
+  const file = info.isDirectory() ? join(options.path, SEQUENCES_FILE) : options.path;
+  const array = await openNpy(file);
+  const { shape } = array;
+  if (shape.length !== 4) throw wrongShape(file, shape, "(frames, videos, height, width)");
+  const [frames, count, height, width] = shape;
+  const area = height * width;
+  const layout = { count, frames, height, width, channels: 1, videoStride: area, frameStride: count * area };
+  return new ArrayClips({ array, file, ...layout }, options, null);
+}
+
+const wrongShape = (file: string, shape: readonly number[], expected: string) =>
+  new LtxError("file_format", `[data] ${file} has shape (${shape.join(", ")}), expected ${expected}`);
+
+function videosFirst(array: NpyArray, file: string): Videos {
+  const { shape, size } = array;
+  let [frames, height, width, channels]: number[] = [...REFERENCE_VIDEO, 1];
+  if (shape.length === 4) [, frames, height, width] = shape;
+  else if (shape.length === 5) {
+    // One channel may stand before or after height and width: the bytes are the same.
+    const rest = shape.slice(1);
+    [frames, height, width, channels] = rest[3] !== 1 && rest[1] === 1 ? [rest[0], rest[2], rest[3], 1] : rest;
+  } else if (size === 0 || size % (frames * height * width) !== 0) {
+    throw wrongShape(file, shape, "(videos, frames, height, width)");
+  }
+  const frameStride = height * width * channels;
+  const videoStride = frames * frameStride;
+  if (videoStride === 0 || size === 0) throw wrongShape(file, shape, "at least one video");
+  return { array, file, count: size / videoStride, frames, height, width, channels, videoStride, frameStride };
+}
+
+/** The digits of each video: those of its first frame. */
+async function readLabels(array: NpyArray, file: string, videos: Videos): Promise<number[][]> {
+  const { shape, size } = array;
+  const each = size / videos.count;
+  if (size === 0 || !Number.isInteger(each) || (shape.length > 1 && shape[0] !== videos.count)) {
+    throw wrongShape(file, shape, `(${videos.count}, ${videos.frames}, digits) to go with ${videos.file}`);
+  }
+  // An array that names all frames has their number among its axes, or a multiple of it for each video.
+  const digits = shape.length === 3 ? shape[2] : each % videos.frames === 0 ? each / videos.frames : each;
+  const values = await array.read(0, size);
+  return Array.from({ length: videos.count }, (_, i) =>
+    Array.from({ length: digits }, (_, k) => {
+      const label = values[i * each + k];
+      check(Number.isInteger(label) && label >= 0 && label < LABELS, "file_format", () => {
+        return `[data] ${file}: video ${i} has label ${label}, expected digits from 0 to ${LABELS - 1}`;
+      });
+      return label;
+    }),
+  );
+}
+
+class ArrayClips implements DataSource {
+  readonly length: number;
+  readonly frames: number;
+  readonly height: number;
+  readonly width: number;
+  readonly channels: number;
+  readonly promptFor?: (labels: readonly number[], seed: number, draw: number) => string;
+  private readonly first: number;
+  /** Frames of the video from one of the clip to the next. */
+  private readonly step: number;
+
+  constructor(
+    private readonly videos: Videos,
+    private readonly options: ArrayClipsOptions,
+    private readonly labels: readonly (readonly number[])[] | null,
+  ) {
+    const { count, file, frames, channels, array } = videos;
+    const { dtype } = array;
+    check(dtype === "u1" || dtype === "f4" || dtype === "f8", "file_format", () => {
+      return `[data] ${file} holds ${dtype}, expected pixels as u1 from 0 to 255, or f4 or f8 from 0 to 1`;
+    });
+    check(frames >= options.frames, "config", () => {
+      return `[data] the videos of ${file} have ${frames} frames, the configuration asks for ${options.frames}; lower data.frames`;
+    });
+    check(channels === options.channels, "config", () => {
+      return `[data] the videos of ${file} have ${channels} channels, data.num_channels is ${options.channels}`;
+    });
+    check(
+      count >= 2,
+      "file_format",
+      () => `[data] ${file} holds ${count} video, expected one for training and one held out`,
+    );
+    const heldOut = Math.max(1, Math.floor(count / HELD_OUT));
+    const available = options.split === "test" ? heldOut : count - heldOut;
+    this.first = options.split === "test" ? count - heldOut : 0;
+    this.length = Math.min(available, options.size ?? available);
+    this.frames = options.frames;
+    this.height = options.height;
+    this.width = options.width;
+    this.channels = channels;
+    this.step = options.frameProcessing === "sample" ? Math.floor(frames / options.frames) : 1;
+    if (labels) this.promptFor = promptFor;
+  }
+
+  async clip(index: number): Promise<Clip> {
+    checkIndex("data", index, this.length);
+    const { frames, height, width, channels } = this;
+    const { videos, labels, options } = this;
+    const at = this.first + index;
+    const video = new Uint8Array(frames * height * width * channels);
+    for (const [f, frame] of (await this.readFrames(at)).entries()) {
+      const scaled = resizeFrame(frame, [videos.height, videos.width], [height, width], channels);
+      video.set(scaled, f * scaled.length);
+    }
+    const size = { frames, height, width, channels };
+    if (!labels) return { video, ...size, prompt: "" };
+    return { video, ...size, labels: labels[at], prompt: promptFor(labels[at], options.seed, index) };
+  }
+
+  private async readFrames(at: number): Promise<Uint8Array[]> {
+    const { array, frameStride, videoStride, height, width, channels } = this.videos;
+    const size = height * width * channels;
+    const offsets = Array.from({ length: this.frames }, (_, f) => at * videoStride + f * this.step * frameStride);
+    if (frameStride !== size) {
+      return Promise.all(offsets.map(async (offset) => this.pixels(await array.read(offset, size), at)));
+    }
+    // The frames lie one after the other: one read gives them all.
+    const last = offsets[offsets.length - 1] + size;
+    const bytes = this.pixels(await array.read(offsets[0], last - offsets[0]), at);
+    return offsets.map((offset) => bytes.subarray(offset - offsets[0], offset - offsets[0] + size));
+  }
+
+  /** Bytes as they are, floats from 0 to 1 as bytes. */
+  private pixels(values: ArrayLike<number>, at: number): Uint8Array {
+    if (values instanceof Uint8Array) return values;
+    const bytes = new Uint8Array(values.length);
+    for (let i = 0; i < values.length; i++) {
+      const value = values[i];
+      check(value >= 0 && value <= 1, "file_format", () => {
+        return `[data] ${this.videos.file}: video ${at} holds ${value}, expected floats from 0 to 1`;
+      });
+      bytes[i] = Math.round(value * 255);
+    }
+    return bytes;
+  }
+}
