@@ -227,6 +227,15 @@ describe("shipped configurations", () => {
     }
   });
 
+  it("fits clips of another length to what the VAE expects", () => {
+    const text = readFileSync(join(CONFIGS, "moving_mnist/autoencoder.yaml"), "utf8");
+    const shorter = text.replace(/^data:\n(.*\n)*? {2}input_number_of_frames: 25/m, (data) => data.replace("25", "10"));
+    const config = parseConfig(shorter, "10.yaml") as VaeRunConfig;
+    expect(config.vae.input_number_of_frames).toBe(25);
+    expect(config.data).toMatchObject({ frames: 25, source_frames: 10 });
+    expect((parseConfig(text, "25.yaml") as VaeRunConfig).data).not.toHaveProperty("source_frames");
+  });
+
   it("takes this project's keys beside the reference's", () => {
     const text = readFileSync(join(CONFIGS, "moving_mnist/autoencoder.yaml"), "utf8");
     const more = `compat: reference\n${text}  learning_rate: 1e-4\n  steps: 7\n  optimizer: { name: adamw, weight_decay: 0.1 }\n`;
