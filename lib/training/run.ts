@@ -59,15 +59,19 @@ export async function* train(options: TrainRunOptions): AsyncGenerator<TrainEven
   }
 }
 
-/** The configuration with another folder for its pretrained text encoder. */
+/**
+ * The configuration with another folder for its pretrained text encoder, and that as an absolute path: a run may be
+ * continued from elsewhere.
+ */
 function withTextEncoder(config: RunConfig, folder: string | undefined): RunConfig {
-  if (folder === undefined) return config;
   if (config.kind === "quickstart") return { ...config, flow: withTextEncoder(config.flow, folder) as FlowRunConfig };
   if (config.kind === "vae" || config.text_encoder.kind !== "t5") {
+    if (folder === undefined) return config;
     const what = config.kind === "vae" ? "a VAE's run reads no text" : "the configuration trains its own text encoder";
     throw new LtxError("config", `[train] --text-encoder names a pretrained one, ${what}: leave it out`);
   }
-  return { ...config, text_encoder: { ...config.text_encoder, path: resolve(folder) } };
+  const path = folder ?? config.text_encoder.path;
+  return path === undefined ? config : { ...config, text_encoder: { ...config.text_encoder, path: resolve(path) } };
 }
 
 /** Builds what a new run will train and lets it go again. */
