@@ -109,10 +109,12 @@ function parseDescription(text: string, fail: Fail): Omit<NpyHeader, "dataStart"
   if (parts[parts.length - 1] === "") parts.pop();
   const shape = parts.map((part) => (/^\d+$/.test(part) ? Number(part) : Number.NaN));
   let bytes: number = ELEMENT_BYTES[dtype as NpyDtype];
-  for (const size of shape) bytes *= size;
-  if (shape.length > MAX_DIMS || !shape.every(Number.isSafeInteger) || !Number.isSafeInteger(bytes)) {
-    fail(`has the impossible shape (${sizes.slice(0, 200)})`);
-  }
+  // Checked at each factor: a later 0 must not hide an overflow.
+  const possible = shape.every((size) => {
+    bytes *= size;
+    return Number.isSafeInteger(bytes);
+  });
+  if (!possible || shape.length > MAX_DIMS) fail(`has the impossible shape (${sizes.slice(0, 200)})`);
   return { dtype: dtype as NpyDtype, bigEndian: endian === ">", fortran: order === "True", shape };
 }
 

@@ -11,7 +11,10 @@ export function npyBytes(descr: string, shape: readonly number[], data: ArrayBuf
 /** A file with any header text, as NumPy pads it: the data begin at a multiple of 64. */
 export function npyFile(header: string, data: Uint8Array, version = 1): Buffer {
   const prefix = version === 1 ? 10 : 12;
-  const text = Buffer.from(header.padEnd(Math.ceil((prefix + header.length + 1) / 64) * 64 - prefix - 1) + "\n", "latin1");
+  const text = Buffer.from(
+    `${header.padEnd(Math.ceil((prefix + header.length + 1) / 64) * 64 - prefix - 1)}\n`,
+    "latin1",
+  );
   const start = Buffer.alloc(prefix);
   start.write("\x93NUMPY", "latin1");
   start[6] = version;
