@@ -1,0 +1,164 @@
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { findT5Folder, T5Folder } from "../../lib/models/text-encoder/index.js";
+import { device } from "../../lib/tensor/index.js";
+import { testFolder } from "../support/tiny.js";
+import { type TinyT5Options, tinyT5Config, writeTinyT5 } from "../support/tiny-t5.js";
+
+const folder = testFolder();
+let count = 0;
+const write = (options?: TinyT5Options) => writeTinyT5(join(folder, `t5-${++count}`), options);
+
+async function features(path: string): Promise<Float32Array> {
+  const opened = await T5Folder.open(path);
+  const encoder = await opened.load(device());
+  const hidden = encoder.forward([opened.tokenizer.encode("three and 7")]);
+  const values = (await hidden.read()) as Float32Array;
+  hidden.dispose();
+  encoder.dispose();
+  return values;
+}
+
+describe("a T5's folder", () => {
+  it("gives the same features and the same hash from one file, from shards, and from diffusers' folders", async () => {
+    const whole = await write();
+    const inner = join(folder, "pipeline");
+    await writeTinyT5(join(inner, "text_encoder"), { shards: 2 });
+    await writeTinyT5(join(inner, "tokenizer"), { tokenizer: "spiece.model" });
+    rmSync(join(inner, "text_encoder", "tokenizer.json"));
+    const expected = await features(whole);
+    expect(expected.some((v) => v !== 0)).toBe(true);
+    expect(await features(await write({ shards: 3 }))).toEqual(expected);
+    expect(await features(inner)).toEqual(expected);
+    const { modelHash } = await T5Folder.open(whole);
+    expect((await T5Folder.open(inner)).modelHash).toBe(modelHash);
+    expect((await T5Folder.open(await write({ seed: 2 }))).modelHash).not.toBe(modelHash);
+  });
+
+  it("reads bf16, the embedding's other name, and passes over the decoder", async () => {
+    const rename = await write({
+      change: (tensors) => [
+        ...tensors.map((t) => (t.name === "shared.weight" ? { ...t, name: "encoder.embed_tokens.weight" } : t)),
+        { ...tensors[0], name: "decoder.embed_tokens.weight" },
+        { ...tensors[0], name: "lm_head.weight" },
+      ],
+    });
+    const expected = await features(await write());
+    expect(await features(rename)).toEqual(expected);
+    const half = await features(await write({ dtype: "BF16" }));
+    const error = Math.hypot(...half.map((v, i) => v - expected[i])) / Math.hypot(...expected);
+    expect(error).toBeGreaterThan(0);
+    expect(error).toBeLessThan(0.05);
+  });
+
+  const config = (changes: object) => JSON.stringify({ ...tinyT5Config, ...changes });
+  it.each<[string, string, string, (path: string) => void, TinyT5Options?]>([
+    ["has no config.json", "checkpoint", "config.json is missing", (p) => rmSync(join(p, "config.json"))],
+    ["has a damaged config.json", "file_format", "cannot be read", (p) => writeFileSync(join(p, "config.json"), "{")],
+    ["is no T5", "file_format", "d_kv", (p) => writeFileSync(join(p, "config.json"), config({ d_kv: "x" }))],
+    [
+      "is a T5 of version 1.0",
+      "unavailable",
+      "gated-gelu",
+      (p) => writeFileSync(join(p, "config.json"), config({ feed_forward_proj: "relu" })),
+    ],
+    [
+      "has weights of another width",
+      "checkpoint",
+      "shared.weight has shape [40,16], expected [40,24]",
+      (p) => writeFileSync(join(p, "config.json"), config({ d_model: 24 })),
+    ],
+    [
+      "has more layers than its config.json says",
+      "checkpoint",
+      "is not part of such an encoder",
+      (p) => writeFileSync(join(p, "config.json"), config({ num_layers: 1 })),
+    ],
+    ["has no weights", "checkpoint", "holds no weights", (p) => rmSync(join(p, "model.safetensors"))],
+    ["has no tokenizer", "checkpoint", "tokenizer.json or spiece.model", (p) => rmSync(join(p, "tokenizer.json"))],
+    ["has a damaged tokenizer", "file_format", "tokenizer.json", (p) => writeFileSync(join(p, "tokenizer.json"), "[")],
+    ["has damaged weights", "file_format", "safetensors", (p) => writeFileSync(join(p, "model.safetensors"), "x")],
+    [
+      "lacks a shard",
+      "checkpoint",
+      "model-00002-of-00002.safetensors is missing",
+      (p) => rmSync(join(p, "model-00002-of-00002.safetensors")),
+      { shards: 2 },
+    ],
+    [
+      "lacks a tensor",
+      "checkpoint",
+      "encoder.final_layer_norm.weight is missing",
+      () => {},
+      { change: (tensors) => tensors.slice(0, -1) },
+    ],
+    [
+      "has an index that leads out of it",
+      "file_format",
+      "weight_map",
+      (p) => {
+        const map = { "shared.weight": "../t5-1/model.safetensors" };
+        writeFileSync(join(p, "model.safetensors.index.json"), JSON.stringify({ weight_map: map }));
+      },
+      { shards: 2 },
+    ],
+    [
+      "has an index that promises too much",
+      "checkpoint",
+      "lacks",
+      (p) => {
+        const map = {
+          "shared.weight": "model-00001-of-00002.safetensors",
+          "encoder.x": "model-00001-of-00002.safetensors",
+        };
+        writeFileSync(join(p, "model.safetensors.index.json"), JSON.stringify({ weight_map: map }));
+      },
+      { shards: 2 },
+    ],
+  ])("is refused when it %s", async (_, code, message, damage, options) => {
+    const path = await write(options);
+    damage(path);
+    await expect(T5Folder.open(path)).rejects.toMatchObject({ code, message: expect.stringContaining(message) });
+  });
+});
+
+describe("findT5Folder", () => {
+  const version = "google/t5-v1_1-base";
+  const home = join(folder, "hub-home");
+  const none = { HF_HOME: join(folder, "nowhere") };
+
+  it("takes the path, then LTX_TEXT_ENCODERS, then the main revision in the Hugging Face cache", async () => {
+    const own = join(folder, "own");
+    for (const path of [join(own, version), join(own, "flat", "t5-v1_1-base")]) mkdirSync(path, { recursive: true });
+    const model = join(home, "hub", "models--google--t5-v1_1-base");
+    for (const path of ["refs", "snapshots/aaa", "snapshots/bbb"]) mkdirSync(join(model, path), { recursive: true });
+    const env = { HF_HOME: home };
+    expect(await findT5Folder({ version }, { env })).toBe(join(model, "snapshots", "aaa"));
+    writeFileSync(join(model, "refs", "main"), "bbb\n");
+    expect(await findT5Folder({ version }, { env })).toBe(join(model, "snapshots", "bbb"));
+    expect(await findT5Folder({ version }, { env: { ...env, LTX_TEXT_ENCODERS: own } })).toBe(join(own, version));
+    const flat = join(own, "flat");
+    expect(await findT5Folder({ version }, { env: { LTX_TEXT_ENCODERS: flat } })).toBe(join(flat, "t5-v1_1-base"));
+    expect(await findT5Folder({ version, path: own }, { env })).toBe(own);
+    symlinkSync(own, join(folder, "link"));
+    expect(await findT5Folder({ version, path: join(folder, "link") }, { env })).toBe(join(folder, "link"));
+  });
+
+  it("says what is needed, and where, when nothing is found", async () => {
+    const path = join(folder, "gone");
+    await expect(findT5Folder({ version }, { env: none })).rejects.toMatchObject({
+      code: "unavailable",
+      message: expect.stringMatching(
+        /google\/t5-v1_1-base.*config\.json.*tokenizer\.json.*--text-encoder.*LTX_TEXT_ENC/s,
+      ),
+    });
+    // A path that was asked for is not replaced by something else, one that was written down elsewhere may be.
+    const env = { HF_HOME: home };
+    await expect(findT5Folder({ version, path }, { env })).rejects.toMatchObject({
+      code: "unavailable",
+      message: expect.stringContaining(path),
+    });
+    expect(await findT5Folder({ version, path }, { env, fallback: true })).toContain("bbb");
+  });
+});
