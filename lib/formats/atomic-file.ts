@@ -40,10 +40,13 @@ async function syncFolder(folder: string): Promise<void> {
   }
 }
 
-/** Writes all of `bytes` at the file's position; a single write may stop early, as Linux does after 2 GiB. */
-export async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
+/**
+ * Writes all of `bytes` at `position`, or where the file stands; a single write may stop early, as Linux does after 2 GiB.
+ */
+export async function writeAll(file: FileHandle, bytes: Uint8Array, position?: number): Promise<void> {
   for (let written = 0; written < bytes.length; ) {
-    const { bytesWritten } = await file.write(bytes, written, Math.min(bytes.length - written, 1 << 30));
+    const at = position === undefined ? null : position + written;
+    const { bytesWritten } = await file.write(bytes, written, Math.min(bytes.length - written, 1 << 30), at);
     written += bytesWritten;
   }
 }
