@@ -131,9 +131,12 @@ export class VaeLoss extends Module {
     const videos = [asVideo(target), asVideo(reconstruction)] as const;
 
     const sums = this.elementLoss(...videos, step, terms);
-    const nll = use_nll || this.logsAll ? this.nll(sums, elements, moments, target.dims === 4, terms) : null;
+    const shown = this.logsAll && (moments !== null || this.logvar !== null);
+    const nll = use_nll || shown ? this.nll(sums, elements, moments, target.dims === 4, terms) : null;
     if (nll) terms.nll = nll;
-    let loss = nll && use_nll ? nll : affine(mean(sums), rec_reduction === "sum" ? 1 : 1 / elements);
+    terms.reconstruction = affine(mean(sums), 1 / elements);
+    const plain = rec_reduction === "sum" ? mean(sums) : terms.reconstruction;
+    let loss = nll && use_nll ? nll : plain;
     const data = nll ?? loss;
     if (moments && (kl_weight > 0 || this.logsAll)) {
       const started = kl_weight > 0 && step >= kl_start;
@@ -165,8 +168,7 @@ export class VaeLoss extends Module {
     const { perceptual } = this._options;
     const [, frames, height, width, channels] = target.shape;
     const positions = frames * height * width;
-    const pixels = reconstructionLoss(rec_loss, reconstruction, target);
-    let sums = pixels;
+    let sums = reconstructionLoss(rec_loss, reconstruction, target);
     if (perceptual && perceptual_weight > 0 && step >= perceptual_start) {
       const distance = perceptual.forward(target, reconstruction);
       terms.perceptual = noGrad(() => mean(distance));
@@ -180,8 +182,6 @@ export class VaeLoss extends Module {
         sums = axpby(1, sums, wavelet_loss_weight * positions, sumSamples(wavelet));
       } else terms.wavelet = this.logsAll ? zeros([1], { device: target.device }) : noGrad(() => mean(perChannel()));
     }
-    // The reference shows e as a whole.
-    terms.reconstruction = noGrad(() => affine(mean(this.logsAll ? sums : pixels), 1 / (positions * channels)));
     return sums;
   }
 

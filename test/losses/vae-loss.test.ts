@@ -2,7 +2,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { parseLossParams } from "../../lib/config/index.js";
 import { klLoss, reconstructionLoss, VaeLoss, type VaeLossOptions, waveletLoss } from "../../lib/losses/index.js";
 import { Initializer } from "../../lib/nn/index.js";
-import { normal, uniform } from "../../lib/ops/index.js";
+import { normal, reshape, uniform } from "../../lib/ops/index.js";
 import { backward, device, Tensor } from "../../lib/tensor/index.js";
 import { relativeError } from "../golden/support/check.js";
 
@@ -137,27 +137,34 @@ describe("vae loss", () => {
     }
   });
 
-  it("names what it cannot do", () => {
-    expect(() => create({ adversarial_weight: 0.5 })).toThrow(
-      /adversarial_weight 0.5 from step 0 on: the discriminator is not supported/,
-    );
-    expect(() => create({ adversarial_weight: 0.5, adversarial_start: 10 }, { steps: 11 })).toThrow(/not supported/);
-    expect(() => create({ perceptual_weight: 1, perceptual_checkpoint: "vgg.safetensors" })).toThrow(
-      /perceptual loss is not supported/,
-    );
-    expect(create({ adversarial_weight: 0.5, adversarial_start: 10 }, { steps: 10 }).notices).toEqual([]);
+  it("says what has no effect and what does not fit", () => {
+    expect(create({ adversarial_weight: 0.5, adversarial_start: 10 }, { steps: 10 }).discriminator).toBeNull();
     expect(create({ perceptual_weight: 0.5 }).notices).toEqual([
       "perceptual_weight 0.5 has no effect: the perceptual loss needs LPIPS weights, and perceptual_checkpoint is not set",
     ]);
-    const skipped = create({ adversarial_weight: 0.5 }, { unsupported: "skip" });
-    expect(skipped.notices).toHaveLength(1);
-    expect(() => skipped.forward(target, made, moments, 0)).not.toThrow();
-    const late = create({ adversarial_weight: 0.5, adversarial_start: 10 });
-    expect(() => late.forward(target, made, moments, 9)).not.toThrow();
-    expect(() => late.forward(target, made, moments, 10)).toThrow(/set adversarial_weight to 0/);
+    expect(create({ perceptual_weight: 0.5, perceptual_start: 10 }, { steps: 10 }).notices).toEqual([]);
     expect(() => create({ learned_logvar: false }).forward(target, made, null, 0)).toThrow(/set learned_logvar/);
     expect(() => create().forward(target, uniform([1, 3, 4, 6, 2], key(0)), moments, 0)).toThrow(
       /\[1,3,4,6,2\], the video \[2,3,4,6,2\]/,
     );
+  });
+
+  it("takes images, which share one log-variance where the reference's do", async () => {
+    const [x, y] = [target, made].map((video) => reshape(video, [6, 4, 6, 2]));
+    const latents = normal([6, 1, 1, 8], key(3));
+    const values = await latents.read();
+    const logvars = [...values].filter((_, i) => i % 8 >= 4);
+    const options = { rec_loss: "l2", learned_logvar: false, kl_weight: 0, use_3d: false, disc_num_layers: 1 };
+    const each = create(options).forward(x, y, latents, 0);
+    const shared = create(options, { compat: "reference", discriminatorWidth: 2 });
+    expect(() => shared.forward(x, y, latents, 0, shared.discriminator?.parameters()[0])).toThrow(/6 or more/);
+    const mean = logvars.reduce((a, b) => a + b, 0) / logvars.length;
+    expect(await each.terms.logvar.item()).toBeCloseTo(mean, 5);
+    const errors = await reconstructionLoss("l2", y, x).read();
+    const own = [...errors].map((e, b) => {
+      const logvar = logvars.slice(4 * b, 4 * b + 4).reduce((s, v) => s + v, 0) / 4;
+      return e / Math.exp(logvar) + 48 * logvar;
+    });
+    expect(await each.loss.item()).toBeCloseTo(own.reduce((a, b) => a + b, 0) / 6, 3);
   });
 });

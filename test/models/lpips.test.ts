@@ -1,51 +1,21 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { writeSafetensors } from "../../lib/formats/safetensors.js";
 import { Lpips, type LpipsOptions } from "../../lib/models/lpips.js";
-import { affine, concatLast, normal, uniform } from "../../lib/ops/index.js";
+import { affine, concatLast, uniform } from "../../lib/ops/index.js";
 import { backward, noGrad, Tensor } from "../../lib/tensor/index.js";
 import { relativeError } from "../support/arrays.js";
 import { expectError } from "../support/gradcheck.js";
+import { type State, tinyLpips, writeState } from "../support/lpips.js";
 import { testFolder } from "../support/tiny.js";
 
 const folder = testFolder();
-const SLICES = [
-  [0, 2],
-  [5, 7],
-  [10, 12, 14],
-  [17, 19, 21],
-  [24, 26, 28],
-];
-const WIDTHS = [3, 4, 5, 6, 6];
-
-type State = Map<string, { shape: number[]; data: Float32Array }>;
-const own: State = new Map();
-const torchvision: State = new Map();
-const layers: State = new Map();
-
+let own: State;
+let torchvision: State;
+let layers: State;
 beforeAll(async () => {
-  let purpose = 0;
-  const draw = async (shape: number[], scale: number) => {
-    const values = normal(shape, { seed: 2, step: 0, purpose: purpose++ });
-    const data = Float32Array.from(await values.read(), (v) => v * scale);
-    values.dispose();
-    return { shape, data };
-  };
-  let inputs = 3;
-  for (const [s, numbers] of SLICES.entries()) {
-    for (const n of numbers) {
-      const weight = await draw([WIDTHS[s], inputs, 3, 3], 1 / Math.sqrt(9 * inputs));
-      const bias = await draw([WIDTHS[s]], 0.1);
-      inputs = WIDTHS[s];
-      for (const [part, value] of Object.entries({ weight, bias })) {
-        own.set(`net.slice${s + 1}.${n}.${part}`, value);
-        torchvision.set(`features.${n}.${part}`, value);
-      }
-    }
-    const { shape, data } = await draw([1, WIDTHS[s], 1, 1], 1);
-    layers.set(`lin${s}.model.1.weight`, { shape, data: data.map(Math.abs) });
-  }
-  for (const [key, value] of layers) own.set(key, value);
+  const tiny = await tinyLpips();
+  ({ torchvision, layers } = tiny);
+  own = new Map([...tiny.net, ...layers]);
 });
 
 const made: Lpips[] = [];
@@ -60,15 +30,8 @@ const video = (purpose: number, channels = 1) => uniform([2, 3, 16, 20, channels
 const read = async (model: Lpips, a: Tensor, b: Tensor) => [...(await noGrad(() => model.forward(a, b)).read())];
 
 async function write(name: string, state: State): Promise<string> {
-  const path = join(folder, name);
-  const tensors = [...state].map(([key, { shape, data }]) => ({
-    name: key,
-    dtype: "F32" as const,
-    shape,
-    data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
-  }));
-  await writeSafetensors(path, tensors, {});
-  return path;
+  await writeState(join(folder, name), state);
+  return join(folder, name);
 }
 
 describe("Lpips", () => {
