@@ -182,7 +182,8 @@ export class FlowTrainer extends Trainer<FlowBatch> {
     for (const v of values) mean += v / values.length;
     let variance = 0;
     for (const v of values) variance += (v - mean) ** 2 / (values.length - 1);
-    return 1 / Math.sqrt(variance);
+    // As the checkpoint will hold it, so that a resumed run sees the same.
+    return Math.fround(1 / Math.sqrt(variance));
   }
 
   /** Frames of each clip that a batch shows as images; null for a batch of whole clips. */
