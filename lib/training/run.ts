@@ -11,6 +11,7 @@ import { version } from "../version.js";
 import type { TrainEvent } from "./events.js";
 import { FlowTrainer } from "./flow-trainer.js";
 import { RunDirectory } from "./run-directory.js";
+import { TensorBoard } from "./tensorboard.js";
 import { VaeTrainer } from "./vae-trainer.js";
 
 export interface TrainRunOptions {
@@ -117,7 +118,7 @@ async function* trainVae(
   config: VaeRunConfig,
   options: TrainRunOptions,
 ): AsyncGenerator<TrainEvent> {
-  yield* recorded(directory, vaeEvents(directory, config, options));
+  yield* recorded(directory, config.training.log_every, vaeEvents(directory, config, options));
 }
 
 async function* vaeEvents(
@@ -132,7 +133,12 @@ async function* vaeEvents(
     const trainer = await VaeTrainer.create({ config, device });
     try {
       if (start) await trainer.resume(start.path, start.step);
-      yield* trainer.run({ signal, checkpoints: directory.checkpoints });
+      const events = trainer.run({ signal, checkpoints: directory.checkpoints });
+      yield* illustrated(directory, config, events, signal, {
+        what: "reconstructions",
+        columns: 4,
+        draw: async () => sideBySide(await trainer.reconstruct(signal)),
+      });
     } finally {
       trainer.dispose();
     }
@@ -148,7 +154,7 @@ async function* trainFlow(
   config: FlowRunConfig,
   options: TrainRunOptions,
 ): AsyncGenerator<TrainEvent> {
-  yield* recorded(directory, flowEvents(directory, config, options));
+  yield* recorded(directory, config.training.log_every, flowEvents(directory, config, options));
 }
 
 async function* flowEvents(
@@ -157,7 +163,7 @@ async function* flowEvents(
   options: TrainRunOptions,
 ): AsyncGenerator<TrainEvent> {
   const { device, textEncoder, signal } = options;
-  const { steps, sample_every } = config.training;
+  const { steps } = config.training;
   const start = await directory.latest(options.warn);
   if (!start || start.step < steps) {
     // A diffusion checkpoint holds its VAE, so a resumed run needs no other.
@@ -174,18 +180,9 @@ async function* flowEvents(
     });
     try {
       if (start) await trainer.resume(start.path, start.step);
-      for await (const event of trainer.run({ signal, checkpoints: directory.checkpoints })) {
-        yield event;
-        if (event.type !== "step" || event.step % sample_every !== 0 || event.step >= steps || signal?.aborted)
-          continue;
-        try {
-          const video = await trainer.sample(promptsOf(config), signal);
-          yield* pictures(directory, "flow", event.step, `samples-${event.step}`, video);
-        } catch (error) {
-          // Interrupted here, the run still ends with its checkpoint.
-          if (!signal?.aborted) throw error;
-        }
-      }
+      const events = trainer.run({ signal, checkpoints: directory.checkpoints });
+      const draw = () => trainer.sample(promptsOf(config), signal);
+      yield* illustrated(directory, config, events, signal, { what: "samples", draw });
     } finally {
       trainer.dispose();
     }
@@ -198,6 +195,27 @@ async function* flowEvents(
     yield* pictures(directory, "flow", steps, "samples", video);
   } finally {
     pipeline.dispose();
+  }
+}
+
+/** Passes a trainer's events on, and every `sample_every` steps draws what the model can do by then. */
+async function* illustrated(
+  directory: RunDirectory,
+  { kind, training }: VaeRunConfig | FlowRunConfig,
+  events: AsyncGenerator<TrainEvent>,
+  signal: AbortSignal | undefined,
+  { what, columns, draw }: { what: string; columns?: number; draw: () => Promise<Video> },
+): AsyncGenerator<TrainEvent> {
+  const { steps, sample_every } = training;
+  for await (const event of events) {
+    yield event;
+    if (event.type !== "step" || event.step % sample_every !== 0 || event.step >= steps || signal?.aborted) continue;
+    try {
+      yield* pictures(directory, kind, event.step, `${what}-${event.step}`, await draw(), columns);
+    } catch (error) {
+      // Interrupted here, the run still ends with its checkpoint.
+      if (!signal?.aborted) throw error;
+    }
   }
 }
 
@@ -236,8 +254,13 @@ async function* lossCurve(directory: RunDirectory, stage: string): AsyncGenerato
 /** Milliseconds for which steps may wait to be written. */
 const FLUSH_AFTER = 2000;
 
-/** Passes events on and keeps them, but for progress, in the run's folder. */
-async function* recorded(directory: RunDirectory, events: AsyncGenerator<TrainEvent>): AsyncGenerator<TrainEvent> {
+/** Passes events on and keeps them, but for progress, in the run's folder: as JSON lines and for TensorBoard. */
+async function* recorded(
+  directory: RunDirectory,
+  logEvery: number,
+  events: AsyncGenerator<TrainEvent>,
+): AsyncGenerator<TrainEvent> {
+  const board = new TensorBoard(directory.file("tensorboard"), logEvery);
   let waiting: TrainEvent[] = [];
   let written = performance.now();
   const flush = async () => {
@@ -245,14 +268,17 @@ async function* recorded(directory: RunDirectory, events: AsyncGenerator<TrainEv
     waiting = [];
     written = performance.now();
     await directory.append(lines);
+    await board.flush();
   };
   try {
     for await (const event of events) {
       if (event.type !== "prepare") waiting.push(event);
+      await board.record(event);
       if (event.type !== "step" || performance.now() - written > FLUSH_AFTER) await flush();
       yield event;
     }
   } finally {
     await flush();
+    await board.close();
   }
 }

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { loadConfig, type VaeRunConfig } from "../config/index.js";
-import { batchIndices, type DataSource } from "../data/index.js";
+import { batchIndices, type DataSource, withFrames } from "../data/index.js";
 import { loadClips, openData } from "../data/open.js";
 import { check, LtxError } from "../errors.js";
 import { MODEL_FILE, moduleEntries, readTensors } from "../formats/checkpoint.js";
@@ -10,7 +10,7 @@ import { VideoVae } from "../models/video-vae/index.js";
 import { Initializer } from "../nn/index.js";
 import { affine, normal, pairLoss, sum, uniform } from "../ops/index.js";
 import { psnr } from "../pipelines/metrics.js";
-import { reconstruct } from "../pipelines/reconstruct.js";
+import { type Reconstruction, reconstruct, reconstructClips } from "../pipelines/reconstruct.js";
 import { type Device, noGrad, device as openDevice, type Shape, scope, Tensor } from "../tensor/index.js";
 import { Purpose } from "./purposes.js";
 import { type LossTerms, Trainer } from "./trainer.js";
@@ -28,6 +28,8 @@ export interface VaeTrainerOptions {
 
 /** Held-out clips that validation decodes. */
 const VALIDATION_CLIPS = 32;
+/** Held-out clips in a picture. */
+const PICTURE_CLIPS = 8;
 
 /** What tells the reference's second pass from the first in its random streams. */
 const SECOND_PASS = 16;
@@ -72,8 +74,9 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     if (config.kind !== "vae")
       throw new LtxError("config", `[vae] the configuration trains a ${config.kind}, not a VAE`);
     const device = openDevice(options.device);
-    const data = options.data ?? (await openData(config.data));
-    const testData = options.testData ?? (await openData(config.data, "test", VALIDATION_CLIPS));
+    const fitted = (source: DataSource) => withFrames(source, config.data.frames);
+    const data = fitted(options.data ?? (await openData(config.data)));
+    const testData = fitted(options.testData ?? (await openData(config.data, "test", VALIDATION_CLIPS)));
     const { frames, height, width } = config.data;
     check(data.frames === frames && data.height === height && data.width === width, "shape_mismatch", () => {
       const found = `${data.frames}×${data.height}×${data.width}`;
@@ -151,6 +154,16 @@ export class VaeTrainer extends Trainer<Uint8Array> {
       latent: noisy ? normal(shape, key(Purpose.decoderNoise), { device }) : null,
       layers: key(Purpose.layerNoise),
     };
+  }
+
+  /** Held-out clips through the VAE as it stands (its average, when one is kept). */
+  async reconstruct(signal?: AbortSignal): Promise<Reconstruction> {
+    this.ema?.swap();
+    try {
+      return await reconstructClips(this.vae, this.testData, Math.min(PICTURE_CLIPS, this.testData.length), signal);
+    } finally {
+      this.ema?.swap();
+    }
   }
 
   /** PSNR of held-out clips, decoded from the posterior's mean. */
