@@ -1,6 +1,7 @@
 import { Command, CommanderError } from "commander";
 import { LtxError } from "../errors.js";
 import { version } from "../version.js";
+import { convertCommand } from "./convert.js";
 import { evaluateCommand } from "./evaluate.js";
 import { extendCommand } from "./extend.js";
 import { infoCommand } from "./info.js";
@@ -22,6 +23,7 @@ export async function main(argv: string[]): Promise<number> {
     extendCommand(),
     reconstructCommand(),
     evaluateCommand(),
+    convertCommand(),
     infoCommand(),
   ];
   for (const command of commands) program.addCommand(command);

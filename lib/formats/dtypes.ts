@@ -114,3 +114,47 @@ function lookUp(patterns: Uint16Array | Uint8Array, table: Float32Array): Float3
   for (let i = 0; i < patterns.length; i++) out[i] = table[patterns[i]];
   return out;
 }
+
+/** Whether a type holds floats of at least 8 bits, which float32 can stand for. */
+export function isFloat(dtype: SafetensorsDtype): boolean {
+  return ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"].includes(dtype);
+}
+
+/**
+ * Values as little-endian bytes of another float type, rounded to nearest, ties to even; NaN stays NaN. Undefined where
+ * a finite value is beyond the range of F16. F32 is a view, not a copy.
+ */
+export function fromFloat32(values: Float32Array, dtype: "F32" | "BF16" | "F16"): Uint8Array | undefined {
+  if (dtype === "F32") return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const out = new Uint16Array(values.length);
+  for (let i = 0; i < out.length; i++) {
+    out[i] = dtype === "BF16" ? bf16Bits(words[i]) : f16Bits(values[i], words[i]);
+    if (dtype === "F16" && (out[i] & 0x7fff) === F16_INFINITY && Number.isFinite(values[i])) return undefined;
+  }
+  return new Uint8Array(out.buffer);
+}
+
+const F16_INFINITY = 0x7c00;
+
+/** The upper half of a float32's bits, rounded. */
+function bf16Bits(word: number): number {
+  const nan = (word & 0x7fffffff) > 0x7f800000;
+  return nan ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
+}
+
+function f16Bits(value: number, word: number): number {
+  const sign = (word >>> 16) & 0x8000;
+  if (Number.isNaN(value)) return sign | 0x7e00;
+  const magnitude = Math.abs(value);
+  // Below 2^-14 the steps are 2^-24, above they grow with the exponent; bits of larger numbers follow on smaller ones'.
+  const exponent = Math.max(((word >>> 23) & 0xff) - 127, -14);
+  if (exponent > 15) return sign | F16_INFINITY;
+  return sign | (((exponent + 14) << 10) + roundToEven(magnitude / 2 ** (exponent - 10)));
+}
+
+function roundToEven(value: number): number {
+  const floor = Math.floor(value);
+  const rest = value - floor;
+  return rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? floor + 1 : floor;
+}

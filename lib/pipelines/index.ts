@@ -1,4 +1,5 @@
 export { findModelFile } from "./checkpoint-path.js";
+export { type Conversion, type ConvertOptions, convert } from "./convert.js";
 export { type DigitScore, type EvaluateOptions, type Evaluation, evaluate } from "./evaluate.js";
 export { type ExtendOptions, extendVideo, generateLong } from "./extend.js";
 export { gradientMagnitude, psnr, ssim } from "./metrics.js";
