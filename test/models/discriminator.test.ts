@@ -49,7 +49,7 @@ describe("Discriminator", () => {
   it("starts from N(0, 0.02²), batch norm from N(1, 0.02²)", async () => {
     const model = create({ inputChannels: 3, width: 32 });
     const moments = async (t: Tensor) => {
-      const values = await t.read();
+      const values = Float32Array.from(await t.read());
       const mean = values.reduce((a, b) => a + b, 0) / values.length;
       return [mean, Math.sqrt(values.reduce((a, b) => a + (b - mean) ** 2, 0) / values.length)];
     };
