@@ -36,6 +36,9 @@ function setRecording<T>(on: boolean, body: () => T): T {
   }
 }
 
+/** @internal The order of the node that will be recorded next. */
+export const nextOrder = (): number => sequence;
+
 /** Runs `body` without recording. */
 export const noGrad = <T>(body: () => T): T => setRecording(false, body);
 

@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { flow, Node, noGrad, reachable, record, wantsGrad, withGrad } from "./autograd.js";
+import { flow, Node, nextOrder, reachable, record, wantsGrad, withGrad } from "./autograd.js";
 import { scope } from "./scope.js";
 import { alias, type Tensor, withMemoryGroup } from "./tensor.js";
 
@@ -13,7 +13,7 @@ type Inputs = readonly (Tensor | null)[];
  * `body` gets the inputs (null where one is) under handles of its own. It must compute the same whenever it runs. Every
  * tensor inside that wants a gradient must be among `inputs` or, leaves alone, `parameters`; any other tensor that `body`
  * reads must live until the backward pass.
- * @throws {LtxError} `invalid_argument`, in backward, when `body` used a tensor that wants a gradient and was not named.
+ * @throws {LtxError} `invalid_argument` when `body` used a tensor that wants a gradient and was not named.
  */
 export function checkpoint<const T extends Inputs>(
   body: (...inputs: T) => Tensor,
@@ -22,8 +22,16 @@ export function checkpoint<const T extends Inputs>(
 ): Tensor {
   const named = [...inputs, ...parameters];
   if (!wantsGrad(...named)) return body(...inputs);
-  const y = scope(() => noGrad(() => body(...handles(inputs))));
-  record("checkpoint", y, named, inputs, (grad, needs, into, exclusive) =>
+  // Recorded, and dropped at once: ops may round otherwise where nothing is recorded.
+  const y = scope(() => {
+    const own = handles(inputs);
+    for (const [i, tensor] of own.entries()) if (tensor) tensor.requiresGrad = inputs[i]?.tracked ?? false;
+    const first = nextOrder();
+    const inside = body(...own);
+    checkNamed(inside, [...own, ...parameters], first);
+    return alias(inside, inside.shape);
+  });
+  return record("checkpoint", y, named, inputs, (grad, needs, into, exclusive) =>
     scope(() => {
       const own = handles(inputs);
       for (const [i, tensor] of own.entries()) if (tensor) tensor.requiresGrad = needs[i];
@@ -32,7 +40,6 @@ export function checkpoint<const T extends Inputs>(
       const wanted = sources.flatMap((tensor, i) => (tensor && needs[i] ? [{ tensor, i }] : []));
       const root = again.gradFn;
       if (!root) return sources.map((tensor, i) => (tensor === again && needs[i] ? grad : null));
-      checkNamed(root, sources, order);
       // From here on the graph alone holds the values, and lets go of them on the way.
       root.retain();
       again.dispose();
@@ -51,21 +58,19 @@ export function checkpoint<const T extends Inputs>(
       }
     }),
   );
-  const order = y.gradFn?.order ?? 0;
-  return y;
 }
 
 const handles = <T extends Inputs>(inputs: T): T => inputs.map((x) => x && alias(x, x.shape)) as unknown as T;
 
-/** A gradient of a tensor that was not named would be lost in silence. Ops before the checkpoint have a lower order. */
-function checkNamed(root: Node, sources: Inputs, order: number): void {
+/** A gradient of a tensor that was not named would be lost in silence; `first` is the order of the body's first op. */
+function checkNamed(result: Tensor, sources: Inputs, first: number): void {
+  const root = result.gradFn ?? (result.requiresGrad ? result : null);
+  const edges = [root, ...(root instanceof Node ? reachable(root).flatMap((node) => node.edges) : [])];
   const named = new Set<Node | Tensor | null>(sources);
-  for (const node of reachable(root)) {
-    for (const edge of node.edges) {
-      check(edge === null || (edge instanceof Node ? edge.order > order : named.has(edge)), "invalid_argument", () => {
-        const what = edge instanceof Node ? `the result of ${edge.name}` : `${edge}`;
-        return `[checkpoint] the body reads ${what}, which wants a gradient: name it among the inputs or parameters`;
-      });
-    }
+  for (const edge of edges) {
+    check(edge === null || (edge instanceof Node ? edge.order >= first : named.has(edge)), "invalid_argument", () => {
+      const what = edge instanceof Node ? `the result of ${edge.name}` : `${edge}`;
+      return `[checkpoint] the body reads ${what}, which wants a gradient: name it among the inputs or parameters`;
+    });
   }
 }
