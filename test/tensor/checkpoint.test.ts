@@ -180,7 +180,7 @@ describe("checkpoint", () => {
         [/\[checkpoint\] the body reads the result of square/, hidden],
       ] as const) {
         expectError("invalid_argument", message, () => checkpoint((a) => mul(a, secret), [x]));
-        expectError("invalid_argument", message, () => checkpoint(() => secret, [x]));
+        expectError("invalid_argument", message, () => checkpoint((_x) => secret, [x]));
       }
     });
     expect(isRecording()).toBe(true);
