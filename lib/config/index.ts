@@ -16,6 +16,7 @@ export {
 } from "./load.js";
 export type { SamplingSchemeConfig } from "./sampling-scheme.js";
 export type { Compat, FlowRunConfig, QuickstartConfig, RunConfig, VaeRunConfig } from "./schema.js";
+export { parseStoredConfig } from "./stored.js";
 export type { FlowTrainingConfig, TrainingConfig, VaeTrainingConfig } from "./training.js";
 export { innerDim, type TransformerConfig } from "./transformer.js";
 export type {

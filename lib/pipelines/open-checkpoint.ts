@@ -1,6 +1,12 @@
 /** Opening a trained model, whoever wrote its file. */
-import { type FlowRunConfig, loadConfig, type RunConfig, type VaeRunConfig } from "../config/index.js";
-import { check, LtxError } from "../errors.js";
+import {
+  type FlowRunConfig,
+  loadConfig,
+  parseStoredConfig,
+  type RunConfig,
+  type VaeRunConfig,
+} from "../config/index.js";
+import { check } from "../errors.js";
 import { readTensors, withPrefix } from "../formats/checkpoint.js";
 import { FLOW_PREFIX, LATENT_SCALE_KEY } from "../models/flow-model.js";
 import { findModelFile } from "./checkpoint-path.js";
@@ -94,17 +100,5 @@ function storedConfig(metadata: Readonly<Record<string, string>>, file: string):
   check(metadata.config !== undefined, "checkpoint", () => {
     return `[checkpoint] ${file} does not say what model it holds: give its configuration (--config FILE)`;
   });
-  let config: unknown;
-  try {
-    config = JSON.parse(metadata.config);
-  } catch (cause) {
-    throw new LtxError("checkpoint", `[checkpoint] ${file}: its configuration is no JSON; the file is damaged`, {
-      cause,
-    });
-  }
-  const { kind } = (config ?? {}) as { kind?: unknown };
-  check(kind === "vae" || kind === "flow", "checkpoint", () => {
-    return `[checkpoint] ${file}: its configuration is of unknown kind ${JSON.stringify(kind)?.slice(0, 80)}`;
-  });
-  return config as StageConfig;
+  return parseStoredConfig(metadata.config, file);
 }

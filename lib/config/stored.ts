@@ -1,0 +1,87 @@
+/** Configurations as checkpoints carry them: complete and resolved, but from a file that may be damaged or made to harm. */
+import { z } from "zod";
+import { LtxError } from "../errors.js";
+import { dataSchema } from "./data.js";
+import { count, fraction, whole } from "./fields.js";
+import { formatPath, problemsOf } from "./problems.js";
+import type { FlowRunConfig, VaeRunConfig } from "./schema.js";
+import { flowTrainingSchema, vaeTrainingSchema } from "./training.js";
+import { resolveTransformer, transformerParams } from "./transformer.js";
+import { lossParams, vaeParams } from "./vae.js";
+
+const shared = {
+  compat: z.enum(["native", "reference"]).default("native"),
+  data: dataSchema.required({ frames: true, height: true, width: true }),
+};
+
+const storedVaeRun = z.looseObject({
+  kind: z.literal("vae"),
+  ...shared,
+  vae: vaeParams,
+  loss: lossParams,
+  training: vaeTrainingSchema.required({ steps: true }),
+});
+
+const storedFlowRun = z.looseObject({
+  kind: z.literal("flow"),
+  ...shared,
+  latent_encoder: vaeParams.nullable(),
+  transformer: transformerParams,
+  diffusion: z.looseObject({
+    parameterization: z.literal("rectified_flow"),
+    time_distribution: z.enum(["logit-normal", "uniform", "uniform-clipped"]),
+    num_timesteps: count,
+  }),
+  text_encoder: z.discriminatedUnion("kind", [
+    z.looseObject({ kind: z.literal("t5"), version: z.string(), max_length: count, path: z.string().optional() }),
+    z.looseObject({ kind: z.literal("byte"), width: count, layers: count, heads: count, max_length: count }),
+  ]),
+  training: flowTrainingSchema.required({ steps: true, prompt_dropout: true }),
+  sampling: z.looseObject({
+    frames: count,
+    height: count,
+    width: count,
+    channels: count,
+    sampler: z.literal("euler"),
+    steps: count,
+    initial_timestep: whole,
+    guidance: z.number().min(1),
+    num_samples: count,
+    prompts: z.array(z.string()),
+    seed: whole,
+    decode_timestep: fraction,
+  }),
+});
+
+const storedRun = z.discriminatedUnion("kind", [storedVaeRun, storedFlowRun]);
+
+/** Problems that a message lists. */
+const MAX_LISTED = 5;
+
+/**
+ * The configuration in a checkpoint's metadata; what versions before this one did not know has its default.
+ * @param file what messages call the checkpoint
+ * @throws LtxError `checkpoint` when it is no configuration
+ */
+export function parseStoredConfig(text: string, file: string): VaeRunConfig | FlowRunConfig {
+  const fault = (reason: string, cause?: unknown) =>
+    new LtxError(
+      "checkpoint",
+      `[checkpoint] ${file}: its configuration ${reason}; the file is damaged or of another version`,
+      { cause },
+    );
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw fault("is no JSON", cause);
+  }
+  const parsed = storedRun.safeParse(value);
+  if (!parsed.success) {
+    const problems = problemsOf(parsed.error, value).map(({ path, message }) => `${formatPath(path)}: ${message}`);
+    throw fault(`cannot be read (${problems.slice(0, MAX_LISTED).join("; ")})`);
+  }
+  const config = parsed.data;
+  if (config.kind === "vae") return config as VaeRunConfig;
+  return { ...config, transformer: resolveTransformer(config.transformer) } as FlowRunConfig;
+}
