@@ -110,7 +110,7 @@ export function resolveVaeRun(
     ...checkVae(vae, params),
     ...checkVaeData(vae, data, params, dataPath),
     ...checkClip(vae, data, dataPaths(input.data, dataPath)),
-    ...checkLoss(loss, data, lossPath),
+    ...checkLoss(loss, data, lossPath, input.compat),
   );
   const training = resolveVaeTraining(input.training, [...stage, "training"], problems);
   return { kind: "vae", compat: input.compat, vae, loss, data, training };

@@ -198,8 +198,13 @@ export function checkVaeData(vae: VaeConfig, data: DataConfig, vaePath: Path, da
   return problems;
 }
 
-/** The faults of a VAE loss, given the video it compares. */
-export function checkLoss(loss: VaeLossConfig, data: DataConfig, path: Path): Problem[] {
+/** The faults of a VAE loss, given the video it compares. The reference has a discriminator whatever its weight. */
+export function checkLoss(
+  loss: VaeLossConfig,
+  data: DataConfig,
+  path: Path,
+  compat: "native" | "reference",
+): Problem[] {
   const problems: Problem[] = [];
   if (loss.wavelet_loss_weight > 0 && !loss.use_3d) {
     problems.push({ path: [...path, "wavelet_loss_weight"], message: "above 0 needs use_3d: true" });
@@ -210,7 +215,7 @@ export function checkLoss(loss: VaeLossConfig, data: DataConfig, path: Path): Pr
     const message = `above 0 needs videos of 16x16 or more with 1 or 3 channels, found ${found}; use 0`;
     if (!fits) problems.push({ path: [...path, "perceptual_weight"], message });
   }
-  if (loss.adversarial_weight === 0) return problems;
+  if (loss.adversarial_weight === 0 && compat === "native") return problems;
   if (loss.disc_in_channels !== data.num_channels) {
     const message = `found ${loss.disc_in_channels}, but the video has ${data.num_channels} channels`;
     problems.push({ path: [...path, "disc_in_channels"], message });
@@ -225,7 +230,7 @@ export function checkLoss(loss: VaeLossConfig, data: DataConfig, path: Path): Pr
     const what = loss.use_3d ? "frames, height and width" : "height and width";
     const message =
       `found ${loss.disc_num_layers}, which needs ${what} of ${needed} or more (here ${axes.join("x")}); ` +
-      `${remedy} adversarial_weight: 0`;
+      `${remedy} ${compat === "native" ? "" : "compat: native with "}adversarial_weight: 0`;
     problems.push({ path: [...path, "disc_num_layers"], message });
   }
   return problems;

@@ -1,4 +1,6 @@
+export { Discriminator, type DiscriminatorOptions } from "./discriminator.js";
 export { createFlowModel, type FlowModel, loadFlowState } from "./flow-model.js";
+export { Lpips, type LpipsOptions, type LpipsState } from "./lpips.js";
 export * from "./text-encoder/index.js";
 export * from "./transformer/index.js";
 export * from "./video-vae/index.js";

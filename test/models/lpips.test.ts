@@ -6,6 +6,7 @@ import { backward, noGrad, Tensor } from "../../lib/tensor/index.js";
 import { relativeError } from "../support/arrays.js";
 import { expectError } from "../support/gradcheck.js";
 import { type State, tinyLpips, writeState } from "../support/lpips.js";
+import { PtTensor, writePt } from "../support/pytorch.js";
 import { testFolder } from "../support/tiny.js";
 
 const folder = testFolder();
@@ -77,9 +78,14 @@ describe("Lpips", () => {
     const vgg = await write("vgg16.safetensors", new Map([...torchvision, ["classifier.0.weight", layersEntry()]]));
     const lin = await write("lpips.safetensors", layers);
     const both = await write("both.safetensors", new Map([...torchvision, ...layers]));
+    const saved = join(folder, "vgg16.pth");
+    const inPytorch = [...new Map([...torchvision, ...layers])].map(([key, { shape, data }]) => {
+      return [key, PtTensor.f32([...data], shape)] as const;
+    });
+    await writePt(saved, new Map(inPytorch));
     const prefixed = [...own].map(([key, value]) => [`loss.perceptual_loss.${key}`, value] as const);
     const inVae = await write("vae.safetensors", new Map(prefixed));
-    for (const paths of [[vgg, lin], both, inVae]) {
+    for (const paths of [[vgg, lin], both, inVae, saved]) {
       const model = await Lpips.load(paths);
       made.push(model);
       expect(await read(model, a, b)).toEqual(expected);
