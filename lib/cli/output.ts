@@ -59,7 +59,7 @@ const LINE_EVERY = 15;
 /** Reports training events. */
 export class TrainReport {
   private bar: cliProgress.SingleBar | null = null;
-  private lastLine = 0;
+  private lastLine = performance.now() / 1000;
 
   constructor(private readonly output: Output) {}
 
