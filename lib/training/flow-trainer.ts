@@ -149,11 +149,13 @@ export class FlowTrainer extends Trainer<FlowBatch> {
   protected override async *before(signal?: AbortSignal): AsyncGenerator<TrainEvent> {
     const { vae } = this.model;
     if (this.cache || !vae) return;
-    const fingerprint = this.latents ? await cacheFingerprint(vae, this.config.data) : "";
-    if (this.latents) this.cache = await loadLatentCache(this.latents, fingerprint, vae);
+    const clips = this.visitedClips();
+    const total = clips.length;
+    const visited = total < this.data.length ? clips : "all";
+    const fingerprint = this.latents ? await cacheFingerprint(vae, { data: this.config.data, visited }) : "";
+    if (this.latents) this.cache = await loadLatentCache(this.latents, fingerprint, vae, clips);
     if (!this.cache) {
-      const total = this.data.length;
-      const encoding = encodeClips(vae, this.data, signal);
+      const encoding = encodeClips(vae, this.data, clips, signal);
       let next = await encoding.next();
       while (!next.done) {
         yield { type: "prepare", stage: this.stage, what: "latents", done: next.value, total };
@@ -162,12 +164,23 @@ export class FlowTrainer extends Trainer<FlowBatch> {
       this.cache = next.value;
       if (this.latents) await saveLatentCache(this.latents, this.cache, fingerprint);
     }
-    const held = encodeClips(vae, this.testData, signal);
+    const held = encodeClips(vae, this.testData, range(this.testData.length), signal);
     let next = await held.next();
     while (!next.done) next = await held.next();
     this.testCache = next.value;
     if (!this.scaleKnown) this.model.latentScale = await this.measureScale(vae, this.cache);
     this.scaleKnown = true;
+  }
+
+  /** The clips that the run comes by, ascending: a short one on much data need not wait for all to be encoded. */
+  private visitedClips(): number[] {
+    const { steps, gradient_accumulation_steps: micro, seed, batch_size: batchSize } = this.training;
+    const { length } = this.data;
+    const seen = new Set<number>();
+    for (let step = 0; step < steps * micro && seen.size < length; step++) {
+      for (const index of batchIndices({ seed, step, batchSize, length })) seen.add(index);
+    }
+    return [...seen].sort((a, b) => a - b);
   }
 
   /** 1 / std (unbiased, over all elements) of the first batch's sampled latents, as the reference does. */
@@ -343,5 +356,7 @@ function randomFrames(
   }
   return result;
 }
+
+const range = (length: number): number[] => Array.from({ length }, (_, i) => i);
 
 const joined = (parts: readonly Uint8Array[]): Uint8Array => new Uint8Array(Buffer.concat(parts));

@@ -1,12 +1,12 @@
 /**
- * The VAE's moments of every training clip, encoded once: training then samples a fresh latent from them at each step,
+ * The VAE's moments of the clips that training visits, encoded once: training then samples a fresh latent from them at each step,
  * as if the clip had been encoded anew. Kept on the device, and in the run directory so that a resumed run reads the
  * same bytes.
  */
 import { createHash } from "node:crypto";
 import { access } from "node:fs/promises";
 import { type DataSource, loadClips } from "../data/index.js";
-import { LtxError } from "../errors.js";
+import { check, LtxError } from "../errors.js";
 import { readTensors } from "../formats/checkpoint.js";
 import { writeSafetensors } from "../formats/safetensors.js";
 import type { VideoVae } from "../models/video-vae/index.js";
@@ -17,16 +17,26 @@ import { alias, empty, keep, launch, noGrad, type Shape, scope, Tensor } from ".
 const ENCODE_BATCH = 16;
 
 export class LatentCache {
-  /** @param moments (clips, f, h, w, 2C) f32 */
-  constructor(readonly moments: Tensor) {}
+  private readonly rows: Map<number, number>;
 
-  get length(): number {
-    return this.moments.shape[0];
+  /**
+   * @param moments (clips, f, h, w, 2C) f32
+   * @param clips whose moments those are, by their indices in the data
+   */
+  constructor(
+    readonly moments: Tensor,
+    readonly clips: readonly number[],
+  ) {
+    this.rows = new Map(clips.map((clip, row) => [clip, row]));
   }
 
   /** The moments of some clips, (B, f, h, w, 2C). */
   batch(indices: readonly number[]): Tensor {
-    const index = Tensor.from(Int32Array.from(indices), [indices.length], { device: this.moments.device });
+    const rows = indices.map((clip) => this.rows.get(clip) ?? -1);
+    check(!rows.includes(-1), "invalid_argument", () => {
+      return `[latents] clip ${indices[rows.indexOf(-1)]} was not encoded`;
+    });
+    const index = Tensor.from(Int32Array.from(rows), [rows.length], { device: this.moments.device });
     return gatherRows(this.moments, index);
   }
 
@@ -45,7 +55,12 @@ export async function cacheFingerprint(vae: VideoVae, description: unknown): Pro
 }
 
 /** A cache from disk, or null when there is none of that fingerprint. */
-export async function loadLatentCache(path: string, fingerprint: string, vae: VideoVae): Promise<LatentCache | null> {
+export async function loadLatentCache(
+  path: string,
+  fingerprint: string,
+  vae: VideoVae,
+  clips: readonly number[],
+): Promise<LatentCache | null> {
   try {
     await access(path);
   } catch {
@@ -59,31 +74,30 @@ export async function loadLatentCache(path: string, fingerprint: string, vae: Vi
   if (!file) return null;
   const { metadata, tensors } = file;
   const moments = tensors.get("moments");
-  if (metadata.fingerprint !== fingerprint || !moments) return null;
-  return new LatentCache(keep(Tensor.from(moments.data, moments.shape, { device: vae.device, group: "data" })));
+  if (metadata.fingerprint !== fingerprint || moments?.shape[0] !== clips.length) return null;
+  return new LatentCache(keep(Tensor.from(moments.data, moments.shape, { device: vae.device, group: "data" })), clips);
 }
 
-/** Encodes all clips; yields how many are done. Nothing is kept when the caller stops early. */
+/** Encodes some clips; yields how many are done. Nothing is kept when the caller stops early. */
 export async function* encodeClips(
   vae: VideoVae,
   data: DataSource,
+  clips: readonly number[],
   signal?: AbortSignal,
 ): AsyncGenerator<number, LatentCache> {
   let moments: Tensor | null = null;
   try {
-    for (let from = 0; from < data.length; from += ENCODE_BATCH) {
+    for (let from = 0; from < clips.length; from += ENCODE_BATCH) {
       if (signal?.aborted) throw new LtxError("aborted", "[latents] stopped before all clips were encoded");
-      const count = Math.min(ENCODE_BATCH, data.length - from);
-      const clips = await loadClips(
-        data,
-        Array.from({ length: count }, (_, i) => from + i),
-      );
+      const part = clips.slice(from, from + ENCODE_BATCH);
+      const count = part.length;
+      const bytes = await loadClips(data, part);
       scope(() =>
         noGrad(() => {
           const shape: Shape = [count, data.frames, data.height, data.width, data.channels];
-          const part = vae.encodeMoments(affine(Tensor.from(clips, shape, { device: vae.device }), 1 / 255));
-          moments ??= keep(empty([data.length, ...part.shape.slice(1)], { device: vae.device, group: "data" }));
-          launch("cast", [part, alias(moments, part.shape, from * (part.size / count))], [1, 0]);
+          const encoded = vae.encodeMoments(affine(Tensor.from(bytes, shape, { device: vae.device }), 1 / 255));
+          moments ??= keep(empty([clips.length, ...encoded.shape.slice(1)], { device: vae.device, group: "data" }));
+          launch("cast", [encoded, alias(moments, encoded.shape, from * (encoded.size / count))], [1, 0]);
         }),
       );
       // One batch queued ahead keeps the device busy without filling the queue.
@@ -92,7 +106,7 @@ export async function* encodeClips(
     }
     await vae.device.synchronize();
     if (!moments) throw new LtxError("invalid_argument", "[latents] the data set is empty");
-    const cache = new LatentCache(moments);
+    const cache = new LatentCache(moments, clips);
     moments = null;
     return cache;
   } finally {
