@@ -3,13 +3,14 @@ import { openData } from "../data/index.js";
 import { readAnimation } from "../formats/read-animation.js";
 import { extendVideo, TextToVideo, Video } from "../pipelines/index.js";
 import { interruptible } from "./interrupt.js";
-import { collect, type DrawFlags, drawOptions, whole } from "./options.js";
+import { collect, type DrawFlags, drawOptions, RESAMPLE, whole } from "./options.js";
 import { sampleSteps, standardOutput, writePictures } from "./output.js";
 import { writePrompts } from "./prompts.js";
 
 interface ExtendFlags extends DrawFlags {
   source?: string;
   overlap?: number;
+  resample?: number;
   rounds: number;
   prompt?: string[];
   numSamples?: number;
@@ -21,6 +22,7 @@ export function extendCommand(): Command {
   return drawOptions(command, "seed of the noise and of the held-out clips")
     .option("--source <path>", "video to continue: GIF, WebP or a folder of images; held-out clips unless given")
     .option("--overlap <n>", "frames that a new clip shares with the one before it (default: at least 4)", whole(1))
+    .option("--resample <n>", RESAMPLE, whole(1))
     .option("--rounds <n>", "new clips, one behind the other", whole(1), 1)
     .option("--prompt <text>", "what to draw; may be given several times (default: the clips' own)", collect)
     .option("--num-samples <n>", "clips (default: one for each prompt, 8 held-out ones)", whole(1))
@@ -36,9 +38,18 @@ function runExtend(flags: ExtendFlags): Promise<number> {
     const pipeline = await TextToVideo.load(flags.checkpoint, flags);
     try {
       const source = flags.source === undefined ? await heldOut(pipeline, flags) : await readSource(pipeline, flags);
-      const { overlap, rounds, steps, guidance, seed } = flags;
+      const { overlap, rounds, resample, steps, guidance, seed } = flags;
       const onStep = sampleSteps(output);
-      const video = await extendVideo(pipeline, source, { overlap, rounds, steps, guidance, seed, signal, onStep });
+      const video = await extendVideo(pipeline, source, {
+        overlap,
+        rounds,
+        resample,
+        steps,
+        guidance,
+        seed,
+        signal,
+        onStep,
+      });
       await writePictures(output, flags.out, "extended", video);
       await writePrompts(output, flags.out, "extended", video.prompts);
       return 0;

@@ -61,3 +61,6 @@ export function drawOptions(command: Command, seed: string): Command {
     .option("--guidance <g>", "classifier-free guidance, 1 for none", number(0))
     .option("--seed <n>", seed, whole(0));
 }
+
+/** What `--resample` does, of commands that draw new frames beside given ones. */
+export const RESAMPLE = "times each step is made where frames are given: more follow them better (default: 4)";

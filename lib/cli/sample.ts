@@ -10,7 +10,7 @@ import {
   type Windows,
 } from "../pipelines/index.js";
 import { interruptible } from "./interrupt.js";
-import { collect, type DrawFlags, drawOptions, whole } from "./options.js";
+import { collect, type DrawFlags, drawOptions, RESAMPLE, whole } from "./options.js";
 import { sampleSteps, standardOutput, writePictures } from "./output.js";
 import { readPrompts, writePrompts } from "./prompts.js";
 
@@ -21,6 +21,7 @@ interface SampleFlags extends DrawFlags {
   frames?: number;
   scheme?: string;
   overlap?: number;
+  resample?: number;
   out: string;
 }
 
@@ -33,6 +34,7 @@ export function sampleCommand(): Command {
     .option("--frames <n>", "frames of a video; more than the model's are drawn in overlapping windows", whole(1))
     .option("--scheme <name>", 'how: "autoregressive", or the YAML file of a sampling scheme')
     .option("--overlap <n>", "frames that neighbouring windows share", whole(1))
+    .option("--resample <n>", RESAMPLE, whole(1))
     .option("--out <dir>", "folder for the pictures", "samples")
     .action(async (flags: SampleFlags, self: Command) => {
       self.setOptionValue("exitCode", await runSample(flags));
@@ -47,9 +49,9 @@ function runSample(flags: SampleFlags): Promise<number> {
     try {
       const prompts = promptsFor(pipeline, written, flags);
       const windows = await windowsFor(pipeline, flags);
-      const { steps, guidance, seed } = flags;
+      const { steps, guidance, seed, resample } = flags;
       const onStep = sampleSteps(output);
-      const video = await generateLong(pipeline, windows, { prompts, steps, guidance, seed, signal, onStep });
+      const video = await generateLong(pipeline, windows, { prompts, steps, guidance, seed, resample, signal, onStep });
       await writePictures(output, flags.out, "samples", video);
       await writePrompts(output, flags.out, "samples", prompts);
       return 0;

@@ -1,7 +1,6 @@
 import { check } from "../errors.js";
-import { add, full, mul, reshape, sliceFirst, zeros } from "../ops/index.js";
+import { add, full, mul, reshape, sliceFirst, sub, zeros } from "../ops/index.js";
 import { launch, noGrad, scope, type Tensor } from "../tensor/index.js";
-import type { Velocity } from "./rectified-flow.js";
 
 /** Frames of a state that sampling may not choose. Both are of the state's shape (B, f, …) f32 and the caller's to free. */
 export interface HeldFrames {
@@ -38,11 +37,10 @@ export function holdFrames(start: Tensor, known: Tensor): HeldFrames {
   );
 }
 
-/**
- * The velocity with that of the held frames replaced by x0 - noise. Euler steps along it keep them at t·x0 + (1 - t)·noise
- * at every time t, which is what setting them anew before each step would do (Lugmayr et al., "RePaint", CVPR 2022,
- * without its resampling): the other frames are denoised beside them and grow out of them.
- */
-export function withHeldFrames(velocity: Velocity, { target, free }: HeldFrames): Velocity {
-  return (x, t) => scope(() => add(mul(velocity(x, t), free), target));
-}
+/** The velocity with that of the held frames replaced by x0 - noise: they keep to t·x0 + (1 - t)·noise at every time t. */
+export const heldVelocity = (velocity: Tensor, { target, free }: HeldFrames): Tensor =>
+  scope(() => add(mul(velocity, free), target));
+
+/** `state` with the held frames of `before`. */
+export const keepHeld = (state: Tensor, before: Tensor, { free }: HeldFrames): Tensor =>
+  scope(() => add(before, mul(sub(state, before), free)));

@@ -1,5 +1,5 @@
 export { guided, joinSamples } from "./guidance.js";
-export { type HeldFrames, holdFrames, withHeldFrames } from "./held-frames.js";
+export { type HeldFrames, holdFrames } from "./held-frames.js";
 export {
   addNoise,
   type FlowLossOptions,

@@ -1,7 +1,8 @@
 import { check, LtxError } from "../errors.js";
-import { affine, axpby, full } from "../ops/index.js";
+import { affine, axpby, full, normal, type RandomKey } from "../ops/index.js";
 import { keep, noGrad, scope, type Tensor } from "../tensor/index.js";
 import { guided } from "./guidance.js";
+import { type HeldFrames, heldVelocity, keepHeld } from "./held-frames.js";
 import { MIN_TIME, type Velocity } from "./rectified-flow.js";
 
 export interface SamplerOptions {
@@ -15,6 +16,14 @@ export interface SamplerOptions {
   initialTimestep?: number;
   /** Weight of classifier-free guidance; null or 1 for none. */
   guidance?: number | null;
+  /** Frames whose end is known: the others are denoised beside them and grow out of them. */
+  held?: HeldFrames | null;
+  /**
+   * Every step is made that many times, with fresh noise in between that leads back to its beginning; 1 unless given.
+   * It lets free frames follow held ones (Lugmayr et al., "RePaint", CVPR 2022): what a step makes of them is noised
+   * again and seen once more beside the known frames.
+   */
+  resample?: { times: number; key: RandomKey };
   /** Stops between two steps. */
   signal?: AbortSignal;
   /** Waits for the device after that many steps, so that the queue stays short and other work gets its turn. */
@@ -48,6 +57,19 @@ export function remainingNoise(t: number): number {
   return (1 - t) / t;
 }
 
+/** The draw of fresh noise for repetition r of step k: the key's purpose, apart by 65536 for each. */
+const PURPOSE_STRIDE = 65536;
+
+/**
+ * The state at time t0 from the one at t1: t0·x0 + (1 - t0)·noise for new noise, of which as much comes from `state` as
+ * t1 leaves. `state` belongs to the enclosing scope.
+ */
+function backTo(t0: number, t1: number, state: Tensor, key: RandomKey): Tensor {
+  const kept = t0 / t1;
+  const added = Math.sqrt(Math.max(0, (1 - t0) ** 2 - (kept * (1 - t1)) ** 2));
+  return axpby(kept, state, added, normal(state.shape, key, { device: state.device }));
+}
+
 /**
  * Euler's method along the flow, from noise at t = 0: x += v(x, t)/N, N - initialTimestep times. The model is told the
  * reference's times, {@link modelTime}; the step is 1/N for any N. The generator yields after every step; its last
@@ -55,7 +77,8 @@ export function remainingNoise(t: number): number {
  * @throws {LtxError} `invalid_argument`; `aborted` when the signal stops it.
  */
 export async function* eulerSteps(options: SamplerOptions): AsyncGenerator<SamplerStep, void, undefined> {
-  const { start, steps: total, initialTimestep = 0, guidance = null, signal, syncEvery = 2 } = options;
+  const { start, steps: total, initialTimestep = 0, guidance = null, held = null, signal, syncEvery = 2 } = options;
+  const { times, key } = options.resample ?? { times: 1, key: { seed: 0, step: 0, purpose: 0 } };
   const positive = (n: number) => Number.isSafeInteger(n) && n > 0;
   check(positive(total), "invalid_argument", () => `[sampler] steps must be an integer from 1, got ${total}`);
   check(
@@ -70,23 +93,36 @@ export async function* eulerSteps(options: SamplerOptions): AsyncGenerator<Sampl
       return `[sampler] initialTimestep must be an integer from 0 to steps - 1 = ${total - 1}, got ${initialTimestep}`;
     },
   );
+  check(positive(times), "invalid_argument", () => `[sampler] resample must be an integer from 1, got ${times}`);
+  check(times === 1 || key.purpose + PURPOSE_STRIDE * total * times < 2 ** 32, "invalid_argument", () => {
+    return `[sampler] ${total} steps, each made ${times} times, need more draws of noise than there are: use fewer`;
+  });
   const velocity = guided(options.velocity, guidance);
   const steps = total - initialTimestep;
   let state: Tensor | null = null;
   try {
     for (let k = 0; k < steps; k++) {
-      if (signal?.aborted) throw new LtxError("aborted", "[sampler] stopped by the caller", { cause: signal.reason });
-      const before: Tensor = state ?? start;
       const time = modelTime(k, total);
-      const latents = noGrad(() =>
-        scope(() => {
-          const t = full([start.shape[0]], time, { device: start.device });
-          return axpby(1, before, 1 / total, velocity(before, t));
-        }),
-      );
-      state?.dispose();
-      state = keep(latents);
-      if ((k + 1) % syncEvery === 0 || k + 1 === steps) await start.device.synchronize();
+      for (let again = 0; again < times; again++) {
+        if (signal?.aborted) throw new LtxError("aborted", "[sampler] stopped by the caller", { cause: signal.reason });
+        const before: Tensor = state ?? start;
+        const next = noGrad(() =>
+          scope(() => {
+            const t = full([start.shape[0]], time, { device: start.device });
+            const v = velocity(before, t);
+            const after = axpby(1, before, 1 / total, held ? heldVelocity(v, held) : v);
+            if (again + 1 === times) return after;
+            const purpose = key.purpose + PURPOSE_STRIDE * (k * times + again);
+            const back = backTo(k / total, (k + 1) / total, after, { ...key, purpose });
+            return held ? keepHeld(back, before, held) : back;
+          }),
+        );
+        state?.dispose();
+        state = keep(next);
+        const done = k * times + again + 1;
+        if (done % syncEvery === 0 || done === steps * times) await start.device.synchronize();
+      }
+      const latents = state as Tensor;
       if (k + 1 === steps) state = null;
       yield { step: k + 1, steps, modelTime: time, time: (k + 1) / total, latents };
     }

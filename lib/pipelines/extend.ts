@@ -42,7 +42,7 @@ export async function generateLong(
 ): Promise<Video> {
   const later = Math.ceil((windows.frames - windows.first) / windows.step);
   const onStep = inAll(options.onStep, 0, 1 + later);
-  const first = frameRange(await pipeline.generate({ ...options, onStep }), 0, windows.first);
+  const first = frameRange(await pipeline.generate({ ...options, resample: 1, onStep }), 0, windows.first);
   if (later === 0) return first;
   return grow(pipeline, first, windows, options, 1);
 }

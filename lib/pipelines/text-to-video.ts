@@ -1,5 +1,5 @@
 import type { FlowRunConfig, RunConfig } from "../config/index.js";
-import { eulerSample, guided, holdFrames, type Velocity, withHeldFrames } from "../diffusion/index.js";
+import { eulerSample, holdFrames } from "../diffusion/index.js";
 import { check } from "../errors.js";
 import {
   createFlowModel,
@@ -36,10 +36,15 @@ export interface GenerateOptions {
   draw?: number;
   /** Frames that the clips begin with, one clip for each prompt; what follows grows out of them. */
   observed?: Video;
+  /** How often each step is made, as the sampler's `resample`; 4 with `observed`, else 1. */
+  resample?: number;
   signal?: AbortSignal;
   /** Called after each step. */
   onStep?: (done: number, total: number) => void;
 }
+
+/** Without repetition new frames show the digits asked for, but not where the given ones leave them. */
+const OBSERVED_RESAMPLE = 4;
 
 /** Videos from prompts, by a model that this package trained. */
 export class TextToVideo {
@@ -88,6 +93,7 @@ export class TextToVideo {
       seed = sampling.seed,
       draw = 0,
       observed,
+      resample = observed ? OBSERVED_RESAMPLE : 1,
       signal,
       onStep,
     } = options;
@@ -125,12 +131,13 @@ export class TextToVideo {
       }),
     );
     try {
-      const plain: Velocity = (x, t) => transformer.forward(x, t, context.embeddings, context.mask);
-      const velocity = guided(plain, guidance);
       const result = await eulerSample({
-        velocity: held ? withHeldFrames(velocity, held) : velocity,
+        velocity: (x, t) => transformer.forward(x, t, context.embeddings, context.mask),
         start,
         steps,
+        guidance,
+        held,
+        resample: { times: resample, key: { seed, step: draw, purpose: Purpose.sampleAgain } },
         initialTimestep: Math.min(sampling.initial_timestep, steps - 1),
         signal,
         onStep,

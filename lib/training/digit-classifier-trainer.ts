@@ -35,6 +35,9 @@ const SYNC_EVERY = 4;
 /** Seeds of the digits and of their disturbances, apart from those that models train with. */
 const DATA_SEED = 2 ** 48;
 const DISTURBANCE_STREAM = 0x44495354;
+/** Of the frames' deformation, in radians (the slant as a slope) and as a part of their size. */
+const MAX_TURN = 0.2;
+const MAX_SCALE = 0.12;
 /** Counted up whenever a change makes kept classifiers worthless. */
 const RECIPE = 1;
 
@@ -158,8 +161,9 @@ function batchOf(source: MovingMnist, step: number, seed: number): Batch {
     const blur = Math.max(0, random.uniform(-1, 1));
     const gain = random.uniform(0.7, 1) / 255;
     noise[i] = random.uniform(0, 0.1);
-    const soft = blurred(video, height, width);
-    for (let k = 0; k < area; k++) pixels[i * area + k] = gain * (video[k] + blur * (soft[k] - video[k]));
+    const frame = deformed(video, height, width, random);
+    const soft = blurred(frame, height, width);
+    for (let k = 0; k < area; k++) pixels[i * area + k] = gain * (frame[k] + blur * (soft[k] - frame[k]));
     for (let digit = 0; digit < DIGIT_CLASSES; digit++) {
       const count = labels.filter((label) => label === digit).length;
       for (let threshold = 1; threshold <= labels.length; threshold++) signs.push(count >= threshold ? -1 : 1);
@@ -168,8 +172,31 @@ function batchOf(source: MovingMnist, step: number, seed: number): Batch {
   return { pixels, signs: Float32Array.from(signs), noise };
 }
 
+/** The frame scaled, rotated and slanted a little about its centre, so that a few thousand digits stand for all hands. */
+function deformed(frame: Uint8Array, height: number, width: number, random: PhiloxRandom): Float32Array {
+  const angle = random.uniform(-MAX_TURN, MAX_TURN);
+  const slant = random.uniform(-MAX_TURN, MAX_TURN);
+  const [tall, wide] = [random.uniform(1 - MAX_SCALE, 1 + MAX_SCALE), random.uniform(1 - MAX_SCALE, 1 + MAX_SCALE)];
+  const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
+  const [cy, cx] = [(height - 1) / 2, (width - 1) / 2];
+  const at = (y: number, x: number) => (y >= 0 && x >= 0 && y < height && x < width ? frame[y * width + x] : 0);
+  const result = new Float32Array(height * width);
+  for (let row = 0; row < height; row++) {
+    for (let column = 0; column < width; column++) {
+      const [dy, dx] = [tall * (row - cy), wide * (column - cx) + slant * (row - cy)];
+      const [y, x] = [cy + cos * dy - sin * dx, cx + sin * dy + cos * dx];
+      const [top, left] = [Math.floor(y), Math.floor(x)];
+      const [fy, fx] = [y - top, x - left];
+      const upper = (1 - fx) * at(top, left) + fx * at(top, left + 1);
+      const lower = (1 - fx) * at(top + 1, left) + fx * at(top + 1, left + 1);
+      result[row * width + column] = (1 - fy) * upper + fy * lower;
+    }
+  }
+  return result;
+}
+
 /** The frame under a 3x3 binomial filter; its border stays. */
-function blurred(frame: Uint8Array, height: number, width: number): Float32Array {
+function blurred(frame: Float32Array, height: number, width: number): Float32Array {
   const result = Float32Array.from(frame);
   for (let y = 1; y + 1 < height; y++) {
     for (let x = 1; x + 1 < width; x++) {

@@ -10,4 +10,5 @@ export const Purpose = {
   classifierNoise: 9,
   sampleNoise: 100,
   sampleLayerNoise: 101,
+  sampleAgain: 102,
 } as const;

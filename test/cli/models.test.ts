@@ -134,6 +134,9 @@ describe("extend", () => {
     const other = await ok("extend", "--num-samples", "3", "--seed", "8", "--prompt", "four");
     expect(readFileSync(join(other.out, "extended.txt"), "utf8")).toBe("four\nfour\nfour\n");
     expect(await pagesOf(join(other.out, "extended.gif"))).toBe(5 + 2);
+    const once = await ok("extend", "--num-samples", "3", "--seed", "8", "--prompt", "four", "--resample", "1");
+    const gifs = [other, once].map((of) => readFileSync(join(of.out, "extended.gif")));
+    expect(gifs[0]).not.toEqual(gifs[1]);
   });
 
   it("continues a video from a file or a folder of images, scaled to the model's frames", async () => {
@@ -267,7 +270,7 @@ describe("interrupts", () => {
     it(`end ${command} with code 130 and no pictures`, async () => {
       const out = fresh();
       let lines = 0;
-      const started = start([command, "--checkpoint", run, option, "100000", "--out", out, "--json"], {
+      const started = start([command, "--checkpoint", run, option, "10000", "--out", out, "--json"], {
         onLine: () => ++lines === 3 && started.child.kill("SIGINT"),
       });
       const { code, stderr } = await started.done;
