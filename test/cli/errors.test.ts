@@ -1,7 +1,7 @@
 /** What a user can do wrong, and the exit code and words that answer it. */
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it, vi } from "vitest";
 import {
   call,
   eventsOf,
@@ -186,10 +186,13 @@ describe("configurations", () => {
     }
   });
 
-  it("a text encoder that is not there yet", async () => {
+  it("a text encoder that is not there", async () => {
     const file = join(__dirname, "..", "..", "configs", "moving_mnist", "ltx_video.yaml");
     const out = fresh();
-    await fails(1, ["train", "--config", file, "--vae", run, "--out", out], "is not supported yet");
+    for (const name of ["HF_HOME", "HF_HUB_CACHE", "LTX_TEXT_ENCODERS"]) vi.stubEnv(name, folder);
+    const argv = ["train", "--config", file, "--vae", run, "--out", out];
+    await fails(1, argv, "google/t5-v1_1-base was not found", "--text-encoder");
+    vi.unstubAllEnvs();
     expect(existsSync(out)).toBe(false);
   });
 });

@@ -82,6 +82,7 @@ const FLOW_TRAINING = {
   learning_rate: 2e-4,
   optimizer: { name: "adam", betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0 },
   prompt_dropout: 0.2,
+  joint_image_video_training_step: -1,
 };
 const TRANSFORMER = {
   is_learned_sigma: false,

@@ -128,7 +128,7 @@ describe("T5TextEncoder", () => {
   it("refuses what is no list of texts", async () => {
     const text = await open();
     for (const prompts of [[], "one", [1]]) {
-      await expect(text.prepare(prompts as string[])).rejects.toMatchObject({ code: "invalid_argument" });
+      await expect(text.prepare(prompts as unknown as string[])).rejects.toMatchObject({ code: "invalid_argument" });
     }
     await expect(open({ maxLength: 0 })).rejects.toMatchObject({ code: "config" });
   });

@@ -1,8 +1,10 @@
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { readSafetensors } from "../../lib/formats/safetensors.js";
 import { findT5Folder, T5Folder } from "../../lib/models/text-encoder/index.js";
 import { device } from "../../lib/tensor/index.js";
+import { PtTensor, writePt } from "../support/pytorch.js";
 import { testFolder } from "../support/tiny.js";
 import { type TinyT5Options, tinyT5Config, writeTinyT5 } from "../support/tiny-t5.js";
 
@@ -50,6 +52,30 @@ describe("a T5's folder", () => {
     const error = Math.hypot(...half.map((v, i) => v - expected[i])) / Math.hypot(...expected);
     expect(error).toBeGreaterThan(0);
     expect(error).toBeLessThan(0.05);
+  });
+
+  it("reads PyTorch's files, sharded too", async () => {
+    const whole = await write();
+    const expected = await features(whole);
+    const file = await readSafetensors(join(whole, "model.safetensors"));
+    const state = new Map<string, PtTensor>();
+    for (const [name, { shape }] of file.tensors) {
+      state.set(name, PtTensor.f32(Array.from(await file.readF32(name)), shape));
+    }
+    await file.close();
+    const [one, two] = [await write(), await write()];
+    for (const path of [one, two]) rmSync(join(path, "model.safetensors"));
+    await writePt(join(one, "pytorch_model.bin"), state);
+    expect(await features(one)).toEqual(expected);
+    const parts = [new Map([...state].slice(0, 7)), new Map([...state].slice(7))];
+    const map: Record<string, string> = {};
+    for (const [i, part] of parts.entries()) {
+      await writePt(join(two, `part-${i}.bin`), part);
+      for (const name of part.keys()) map[name] = `part-${i}.bin`;
+    }
+    writeFileSync(join(two, "pytorch_model.bin.index.json"), JSON.stringify({ weight_map: map }));
+    expect(await features(two)).toEqual(expected);
+    expect((await T5Folder.open(two)).modelHash).toBe((await T5Folder.open(whole)).modelHash);
   });
 
   const config = (changes: object) => JSON.stringify({ ...tinyT5Config, ...changes });

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it, vi } from "vitest";
 import { type FlowRunConfig, loadConfig, parseConfig } from "../../lib/config/index.js";
 import { readSafetensors } from "../../lib/formats/safetensors.js";
 import { FlowTrainer, TextToVideo } from "../../lib/index.js";
@@ -141,7 +141,7 @@ describe("a run with T5", () => {
         code: "unavailable",
         message: expect.stringMatching(/tests\/tiny-t5.*--text-encoder/s),
       });
-      process.env.LTX_TEXT_ENCODERS = join(folder, "encoders");
+      vi.stubEnv("LTX_TEXT_ENCODERS", join(folder, "encoders"));
       const again = await TextToVideo.load(run);
       const { clips } = await again.generate({ prompts: ["three", "3"], guidance: 2, seed: 1 });
       expect(clips).toEqual(first.clips);
@@ -155,7 +155,7 @@ describe("a run with T5", () => {
       const done = await call("sample", "--checkpoint", run, "--text-encoder", moved, "--prompt", "two", "--out", out);
       expect(done).toMatchObject({ code: 0, stderr: "" });
     } finally {
-      delete process.env.LTX_TEXT_ENCODERS;
+      vi.unstubAllEnvs();
       renameSync(`${t5}-gone`, t5);
     }
   });
