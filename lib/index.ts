@@ -4,6 +4,8 @@ export * from "./data/index.js";
 export * as diffusion from "./diffusion/index.js";
 export { type ErrorCode, LtxError } from "./errors.js";
 export { readSafetensors, writeSafetensors } from "./formats/safetensors.js";
+export { openTensorFile, type TensorEntry, type TensorFile } from "./formats/tensor-file.js";
+export { EventWriter } from "./formats/tensorboard.js";
 export * from "./models/index.js";
 export * as nn from "./nn/index.js";
 export * as ops from "./ops/index.js";

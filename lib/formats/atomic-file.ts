@@ -30,8 +30,8 @@ export async function writeFileAtomic(path: string, write: (file: FileHandle) =>
   }
 }
 
-/** Makes the rename itself durable. */
-async function syncFolder(folder: string): Promise<void> {
+/** Makes renames in a folder durable. */
+export async function syncFolder(folder: string): Promise<void> {
   const handle = await open(folder, "r");
   try {
     await handle.sync();

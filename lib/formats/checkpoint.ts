@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { check, LtxError } from "../errors.js";
 import { Counter, type Module, Parameter, toCheckpoint } from "../nn/index.js";
 import type { Shape, Tensor } from "../tensor/index.js";
+import { syncFolder } from "./atomic-file.js";
 import { type SafetensorsTensor, writeSafetensors } from "./safetensors.js";
 import { openTensorFile } from "./tensor-file.js";
 
@@ -170,14 +171,5 @@ async function writeSynced(path: string, text: string): Promise<void> {
     await file.sync();
   } finally {
     await file.close();
-  }
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, "r");
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
   }
 }

@@ -4,6 +4,7 @@ import { rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, extname, join } from "node:path";
 import { loadConfig, type RunConfig } from "../config/index.js";
 import { check, LtxError } from "../errors.js";
+import { syncFolder } from "../formats/atomic-file.js";
 import { fromFloat32, isFloat, type SafetensorsDtype } from "../formats/dtypes.js";
 import { writeSafetensors } from "../formats/safetensors.js";
 import { openTensorFile, type TensorFile } from "../formats/tensor-file.js";
@@ -64,9 +65,11 @@ export async function convert(from: string, to: string, options: ConvertOptions 
     await writeSafetensors(temporary, tensors, metadata);
     await compare(temporary, hashes);
     const { size } = await stat(temporary);
-    await rename(temporary, to).catch((cause) => {
-      throw new LtxError("io", `[convert] cannot write ${to}: ${cause.message}`, { cause });
-    });
+    await rename(temporary, to)
+      .then(() => syncFolder(dirname(to)))
+      .catch((cause) => {
+        throw new LtxError("io", `[convert] cannot write ${to}: ${cause.message}`, { cause });
+      });
     return { source, path: to, ...(kind ? { kind } : {}), tensors: tensors.length, bytes: size };
   } finally {
     await rm(temporary, { force: true });

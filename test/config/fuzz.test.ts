@@ -80,7 +80,7 @@ describe("any text", () => {
         }
         survives(lines.join("\n"));
       }),
-      { numRuns: 300 },
+      { seed: 5, numRuns: 300 },
     );
   });
 
@@ -106,11 +106,11 @@ describe("any text", () => {
     })).node;
     fc.assert(
       fc.property(fc.dictionary(key, tree, { maxKeys: 4 }), (value) => survives(stringify(value))),
-      { numRuns: 300 },
+      { seed: 5, numRuns: 300 },
     );
   });
 
   it("is read or explained when it is noise", () => {
-    fc.assert(fc.property(fc.string({ maxLength: 80, unit: "binary" }), survives), { numRuns: 300 });
+    fc.assert(fc.property(fc.string({ maxLength: 80, unit: "binary" }), survives), { seed: 5, numRuns: 300 });
   });
 });
