@@ -67,6 +67,10 @@ export interface QuickstartConfig {
 
 export type RunConfig = VaeRunConfig | FlowRunConfig | QuickstartConfig;
 
+/**
+ * `reference` follows the reference where `native` knows better: a VAE's training then cuts the decoder's output, plays
+ * the adversarial game with one backward and one clip for both sides, and gives LPIPS pixels in [0, 1].
+ */
 const compat = z.enum(["native", "reference"]).default("native");
 
 export const vaeFile = section({

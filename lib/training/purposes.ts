@@ -12,3 +12,6 @@ export const Purpose = {
   sampleLayerNoise: 101,
   sampleAgain: 102,
 } as const;
+
+/** Added to a purpose for the draws of the reference's second pass through the VAE: 16 to 31 are its own. */
+export const SECOND_PASS = 16;

@@ -12,7 +12,7 @@ import { affine, normal, pairLoss, sum, uniform } from "../ops/index.js";
 import { psnr } from "../pipelines/metrics.js";
 import { type Reconstruction, reconstruct, reconstructClips } from "../pipelines/reconstruct.js";
 import { type Device, noGrad, device as openDevice, type Shape, scope, Tensor } from "../tensor/index.js";
-import { Purpose } from "./purposes.js";
+import { Purpose, SECOND_PASS } from "./purposes.js";
 import { type LossTerms, Trainer } from "./trainer.js";
 import { type VaeDraws, vaeStep } from "./vae-step.js";
 
@@ -30,9 +30,6 @@ export interface VaeTrainerOptions {
 const VALIDATION_CLIPS = 32;
 /** Held-out clips in a picture. */
 const PICTURE_CLIPS = 8;
-
-/** What tells the reference's second pass from the first in its random streams. */
-const SECOND_PASS = 16;
 
 /** Keeps the discriminator's initial values from being those of the VAE. */
 const LOSS_SEED = 2 ** 51;

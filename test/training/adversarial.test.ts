@@ -174,6 +174,18 @@ describe("the adversarial game", () => {
     expect(await at("native")).not.toBe(0.25);
   });
 
+  it("stops when the discriminator's gradient is not a number", async () => {
+    const trainer = await VaeTrainer.create({ config: adversarial() });
+    await collect(trainer.run({ steps: 2 }));
+    const [weight] = trainer.loss.discriminator?.parameters() ?? [];
+    weight.write(new Float32Array(weight.size).fill(Number.NaN));
+    await expect(collect(trainer.run({ steps: 4 }))).rejects.toMatchObject({
+      code: "non_finite",
+      message: expect.stringMatching(/step 3: the loss is [\d.e-]+ .* that of the discriminator's NaN/),
+    });
+    trainer.dispose();
+  });
+
   it("keeps live bytes the same at any step, and nothing at the end", async () => {
     const live = async () => {
       await device().synchronize();
