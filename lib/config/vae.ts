@@ -136,6 +136,8 @@ export const vaeParams = section(vaeShape, vaeRenamed);
 /**
  * The video VAE, in the reference's names and with its defaults; `dims` is always 3. Both lists of blocks are in the
  * order in which they run. `encoder_base_channels` and `decoder_base_channels` stand before `base_channels`.
+ * `input_number_of_frames`: clips of another length are cut, or repeated end to end, to that. `scaling_factor` has no
+ * effect: the transformer's latents are brought to unit deviation by a factor that is measured, whatever their scale.
  */
 export type VaeConfig = Omit<z.output<typeof vaeParams>, "encoder_blocks" | "decoder_blocks"> & {
   encoder_blocks: EncoderBlock[];

@@ -212,7 +212,7 @@ export function gradients(root: Tensor, inputs: readonly Tensor[], options: { gr
   const run = () =>
     scope(() => {
       const seed = { tensor: gradient ?? ones(root), exclusive: false };
-      return flow(root.gradFn ?? root, seed, inputs).map((grad, i) => {
+      return propagate(root.gradFn ?? root, seed, inputs).map((grad, i) => {
         if (grad) return grad;
         const zeros = empty(inputs[i].shape, { dtype: inputs[i].dtype, device: inputs[i].device });
         launch("fill", [zeros], [0]);
@@ -226,7 +226,7 @@ export function gradients(root: Tensor, inputs: readonly Tensor[], options: { gr
  * @internal What flows from `root` to each input, on top of `into` where that is there (in place); null where nothing
  * does. The results are the current scope's. `free` frees the graph on the way.
  */
-export function flow(
+export function propagate(
   root: Target,
   seed: Pending,
   inputs: readonly Tensor[],

@@ -1,5 +1,5 @@
 import { check } from "../errors.js";
-import { flow, Node, nextOrder, reachable, record, wantsGrad, withGrad } from "./autograd.js";
+import { Node, nextOrder, propagate, reachable, record, wantsGrad, withGrad } from "./autograd.js";
 import { scope } from "./scope.js";
 import { alias, type Tensor, withMemoryGroup } from "./tensor.js";
 
@@ -44,7 +44,7 @@ export function checkpoint<const T extends Inputs>(
       root.retain();
       again.dispose();
       try {
-        const grads = flow(
+        const grads = propagate(
           root,
           { tensor: grad, exclusive },
           wanted.map(({ tensor }) => tensor),

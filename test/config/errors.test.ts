@@ -226,11 +226,9 @@ describe("fields that must fit together", () => {
   });
   it("the VAE's data", () => {
     check("vae", [["in_channels: 1", "in_channels: 3"]], "in_channels: found 3, but data.num_channels is 1");
-    check(
-      "vae",
-      [["input_number_of_frames: 25", "input_number_of_frames: 33"]],
-      "found 33, but the clips of data have 25 frames",
-    );
+    const impossible = edited("vae", ["input_number_of_frames: 25", "input_number_of_frames: 26"]);
+    expect(impossible).toContain("vae_config.params.input_number_of_frames: frames 26: needs 8k+1, nearest 25 or 33");
+    expect(impossible).not.toContain("problems");
     check("vae", [["image_size: 64", "image_size: 64\n  height: 32"]], "data.height: found 32, but image_size is 64");
     check("vae", [["image_size: 64", "height: 64"]], "data.width: missing, give width or image_size");
     check(
@@ -242,7 +240,7 @@ describe("fields that must fit together", () => {
     check(
       "vae",
       [["image_size: 64", "image_size: 64\n  source: npz"]],
-      'data.path: missing, source "npz" needs the folder',
+      'data.path: missing, source "npz" needs the place of its files',
     );
   });
   it("encoder and decoder", () => {
