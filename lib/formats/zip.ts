@@ -83,12 +83,24 @@ async function listEntries(file: RandomAccess, damaged: Damaged): Promise<Map<st
       }
       entries.set(name, { name, size, stored, start, compressedSize });
     }
+    checkApart([...entries.values()], damaged);
     return entries;
   } catch (cause) {
     if (cause instanceof LtxError) throw cause;
     throw damaged((cause as Error).message.replace(/\.$/, ""), cause);
   } finally {
     zip?.close();
+  }
+}
+
+/** Entries that share their bytes are how a small archive unfolds without end. */
+function checkApart(entries: ZipEntry[], damaged: Damaged): void {
+  entries.sort((a, b) => a.start - b.start);
+  let end = 0;
+  for (const { name, start, compressedSize } of entries) {
+    if (start < end && compressedSize > 0)
+      throw damaged(`${JSON.stringify(name.slice(0, 100))} overlaps another entry`);
+    end = Math.max(end, start + compressedSize);
   }
 }
 

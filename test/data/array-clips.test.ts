@@ -1,6 +1,7 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type DataOptions, loadClips, openData, promptFor } from "../../lib/data/index.js";
 import { resizeFrame } from "../../lib/data/resize.js";
@@ -219,6 +220,34 @@ describe("videos_data.npz and labels_data.npz", () => {
     expect((await failure(async () => data.clip(1))).message).toMatch(/video 1 holds \d+, expected floats from 0 to 1/);
     expect(await failure(() => openData({ ...options, path: join(folder, "nowhere") }))).toMatchObject({ code: "io" });
     expect(await failure(() => openData(options))).toMatchObject({ code: "config" });
+  });
+});
+
+describe("damaged files", () => {
+  it.each([false, true])("give clips or an LtxError; compressed: %s", async (compress) => {
+    const path = await writePair("source", goodVideos, goodLabels, compress);
+    const files = ["videos_data.npz", "labels_data.npz"].map((name) => join(path, name));
+    const sources = files.map((file) => readFileSync(file));
+    const edit = fc.record({ at: fc.nat(), byte: fc.nat(255) });
+    const before = readdirSync(path);
+    await fc.assert(
+      fc.asyncProperty(fc.nat(1), fc.array(edit, { maxLength: 4 }), fc.nat(12), async (which, edits, cut) => {
+        const bytes = Buffer.from(sources[which]);
+        for (const { at, byte } of edits) bytes[at % bytes.length] = byte;
+        // One in four is cut short.
+        writeFileSync(files[which], bytes.subarray(0, cut < 3 ? (bytes.length * cut) / 3 : bytes.length));
+        writeFileSync(files[1 - which], sources[1 - which]);
+        try {
+          const data = await openData({ ...options, path });
+          await data.clip(data.length - 1);
+        } catch (error) {
+          expect(error).toBeInstanceOf(LtxError);
+          expect(["file_format", "config"]).toContain((error as LtxError).code);
+        }
+      }),
+      { seed: 6, numRuns: 200 },
+    );
+    expect(readdirSync(path)).toEqual(before);
   });
 });
 

@@ -229,6 +229,23 @@ describe("refusing", () => {
     expect((await failure(() => readPytorch(at("bomb.pt")))).message).toMatch(/claims 4294967280 bytes made from \d+/);
   });
 
+  it("entries that share their bytes", async () => {
+    await writePt(
+      at("overlap.pt"),
+      new Map([
+        ["a", base],
+        ["b", PtTensor.f32(new Array(12).fill(1))],
+      ]),
+    );
+    const bytes = readFileSync(at("overlap.pt"));
+    // The directory's entries of data/0 and data/1: where they begin stands 4 bytes before their names.
+    const [first, second] = ["0", "1"].map((key) => bytes.lastIndexOf(`archive/data/${key}`) - 4);
+    expect(bytes.readUInt32LE(first)).toBeLessThan(bytes.readUInt32LE(second));
+    bytes.copy(bytes, second, first, first + 4);
+    writeFileSync(at("overlap.pt"), bytes);
+    expect((await failure(() => readPytorch(at("overlap.pt")))).message).toContain("overlaps another entry");
+  });
+
   it("files that are none of PyTorch's, missing ones and folders", async () => {
     writeFileSync(at("text.pt"), "hello world");
     expect(await failure(() => readPytorch(at("text.pt")))).toMatchObject({ code: "file_format" });
