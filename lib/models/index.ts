@@ -1,3 +1,4 @@
+export { DigitClassifier, type DigitClassifierOptions, likeliestDigits } from "./digit-classifier.js";
 export { Discriminator, type DiscriminatorOptions } from "./discriminator.js";
 export { createFlowModel, type FlowModel, loadFlowState } from "./flow-model.js";
 export { Lpips, type LpipsOptions, type LpipsState } from "./lpips.js";

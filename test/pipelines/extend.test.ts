@@ -1,6 +1,7 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import type { SamplingSchemeConfig } from "../../lib/config/index.js";
+import { type FlowRunConfig, parseConfig, type SamplingSchemeConfig } from "../../lib/config/index.js";
 import { MovingMnist } from "../../lib/data/index.js";
+import { createFlowModel } from "../../lib/models/index.js";
 import {
   extendVideo,
   generateLong,
@@ -12,7 +13,7 @@ import {
 import { encodeObserved, legalOverlaps } from "../../lib/pipelines/observed.js";
 import { defaultOverlap } from "../../lib/pipelines/schemes.js";
 import { device, noGrad, scope } from "../../lib/tensor/index.js";
-import { testFolder } from "../support/tiny.js";
+import { testFolder, tinyFlowYaml } from "../support/tiny.js";
 import { trainTiny } from "../support/tiny-models.js";
 
 const folder = testFolder();
@@ -167,6 +168,29 @@ describe("extendVideo", () => {
       "the model's frames are 16x16 with 1 channels (height x width), got 24x16 with 1",
     );
     await refused(source(5), { prompts: ["1", "2"] }, "a clip for each of the 2 prompts is needed, got 1");
+  });
+});
+
+describe("on pixels", () => {
+  it("frames are the tokens that are held, and come back as they were given", async () => {
+    const text = tinyFlowYaml((f) => {
+      delete f.diffusion.latent_encoder;
+      Object.assign(f.data, { height: 8, width: 8, digit_size: 8 });
+      Object.assign(f.diffusion.sampling, { output_height: 8, output_width: 8 });
+      const { params } = f.diffusion.score_network;
+      Object.assign(params, { input_channels: 1, out_channels: 1, input_number_of_frames: 5, input_spatial_size: 8 });
+    });
+    const config = parseConfig(text, "pixels.yaml") as FlowRunConfig;
+    const model = await createFlowModel(config, device());
+    const pixels = new TextToVideo(model, device(), true);
+    const clip = Uint8Array.from({ length: 4 * 64 }, (_, i) => (i * 37) % 256);
+    const longer = await extendVideo(pixels, new Video([clip], 4, 8, 8, 1, ["1"]), { overlap: 2, steps: 3 });
+    expect(longer.frames).toBe(4 + 3);
+    const observed = new Video([clip.subarray(2 * 64)], 2, 8, 8, 1);
+    const window = await pixels.generate({ prompts: ["1"], observed, steps: 3 });
+    expect([...window.clips[0].subarray(0, 2 * 64)]).toEqual([...clip.subarray(2 * 64)]);
+    expect(Buffer.from(longer.clips[0].subarray(4 * 64))).toEqual(Buffer.from(window.clips[0].subarray(2 * 64)));
+    pixels.dispose();
   });
 });
 
