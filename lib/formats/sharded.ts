@@ -20,7 +20,7 @@ export async function openShards(folder: string, wanted: (name: string) => boole
   }
   throw new LtxError(
     "checkpoint",
-    `[weights] ${folder} holds no weights: expected model.safetensors, or model.safetensors.index.json with its shards`,
+    `[weights] ${folder} holds no weights: expected model.safetensors, or model.safetensors.index.json with its shards, or the same of pytorch_model.bin`,
   );
 }
 

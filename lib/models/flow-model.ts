@@ -42,6 +42,9 @@ export async function createFlowModel(
   device: Device,
   options: FlowModelOptions = {},
 ): Promise<FlowModel> {
+  check(options.textEncoder === undefined || config.text_encoder.kind === "t5", "config", () => {
+    return "[flow] the model has a text encoder of its own, trained with it: leave --text-encoder out";
+  });
   const init = new Initializer(device, config.training.seed);
   const computeDtype = config.training.mixed_precision === "bf16" ? "bf16" : "f32";
   const { text_encoder: textConfig, latent_encoder: vaeConfig } = config;

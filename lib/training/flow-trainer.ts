@@ -298,27 +298,28 @@ export class FlowTrainer extends Trainer<FlowBatch> {
     const { length } = this.testData;
     const clips = await Promise.all(Array.from({ length }, (_, i) => this.testData.clip(i)));
     const size = Math.min(this.training.batch_size, length);
-    let total = 0;
-    let count = 0;
+    const losses: number[] = [];
     this.ema?.swap();
-    for (let from = 0; from + size <= length; from += size) {
-      const part = clips.slice(from, from + size);
-      const prompts = await this.model.text.prepare(part.map((clip) => clip.prompt ?? ""));
-      const key = { seed: 2 ** 52 + this.training.seed, step: from };
-      const loss = scope(() =>
-        noGrad(() => {
-          const x0 = this.testCache
-            ? this.latentsOf(sliceFirst(this.testCache.moments, from, size), key)
-            : this.flowData({ bytes: joined(part.map((clip) => clip.video)), frames: this.data.frames }, key);
-          return this.lossOf(x0, prompts, key);
-        }),
-      );
-      total += await loss.item();
-      loss.dispose();
-      count++;
+    try {
+      for (let from = 0; from + size <= length; from += size) {
+        const part = clips.slice(from, from + size);
+        const prompts = await this.model.text.prepare(part.map((clip) => clip.prompt ?? ""));
+        const key = { seed: 2 ** 52 + this.training.seed, step: from };
+        const loss = scope(() =>
+          noGrad(() => {
+            const x0 = this.testCache
+              ? this.latentsOf(sliceFirst(this.testCache.moments, from, size), key)
+              : this.flowData({ bytes: joined(part.map((clip) => clip.video)), frames: this.data.frames }, key);
+            return this.lossOf(x0, prompts, key);
+          }),
+        );
+        losses.push(await loss.item());
+        loss.dispose();
+      }
+    } finally {
+      this.ema?.swap();
     }
-    this.ema?.swap();
-    return { loss: total / count };
+    return { loss: losses.reduce((a, b) => a + b) / losses.length };
   }
 
   override dispose(): void {

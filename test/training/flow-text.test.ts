@@ -123,6 +123,8 @@ describe("a run with T5", () => {
   });
 
   it("samples by the same T5, wherever it is, and by no other", async () => {
+    const byte = yaml("byte-run.yaml", (file) => Object.assign(file.training, { steps: 3, save_every: 3 }));
+    await call("train", "--config", byte, "--vae", vae, "--out", join(folder, "byte"));
     const before = await live();
     const pipeline = await TextToVideo.load(run);
     const first = await pipeline.generate({ prompts: ["three", "3"], guidance: 2, seed: 1 });
@@ -147,6 +149,10 @@ describe("a run with T5", () => {
       expect(clips).toEqual(first.clips);
       again.dispose();
       const other = await writeTinyT5(join(folder, "other"), { seed: 2 });
+      await expect(TextToVideo.load(join(folder, "byte"), { textEncoder: other })).rejects.toMatchObject({
+        code: "config",
+        message: expect.stringContaining("leave --text-encoder out"),
+      });
       await expect(TextToVideo.load(run, { textEncoder: other })).rejects.toMatchObject({
         code: "checkpoint",
         message: expect.stringContaining("not the one that the model was trained with"),

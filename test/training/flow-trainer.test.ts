@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { beforeAll, describe, expect, it, vi } from "vitest";
 import { type FlowRunConfig, loadConfig } from "../../lib/config/index.js";
-import { FlowTrainer, TextToVideo, train } from "../../lib/index.js";
+import { FlowTrainer, TextToVideo, type TrainEvent, train } from "../../lib/index.js";
 import { findModelFile } from "../../lib/pipelines/index.js";
 import { collect, testFolder, tinyFlowYaml, tinyVae, writeYaml } from "../support/tiny.js";
 import { trainTinyVae } from "../support/tiny-models.js";
@@ -30,7 +30,7 @@ async function configOf(change: Change = () => {}): Promise<FlowRunConfig> {
   return (await loadConfig(file)) as FlowRunConfig;
 }
 
-const losses = (events: Awaited<ReturnType<typeof collect>>) =>
+const losses = (events: readonly TrainEvent[]) =>
   events.flatMap((event) => (event.type === "step" ? [event.loss] : []));
 
 describe("the latents' scale", () => {

@@ -13,7 +13,8 @@ import { T5Encoder, type T5EncoderConfig } from "./t5-encoder.js";
 import { T5Tokenizer } from "./t5-tokenizer.js";
 
 const WANTED_FILES =
-  "config.json, the weights (model.safetensors, or model.safetensors.index.json with its shards) and tokenizer.json or spiece.model";
+  "config.json, the weights (model.safetensors, or model.safetensors.index.json with its shards, or the same of " +
+  "pytorch_model.bin) and tokenizer.json or spiece.model";
 
 const count = z.number().int().min(1);
 const encoderConfig = z.object({
