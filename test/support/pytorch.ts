@@ -142,7 +142,7 @@ export async function writeZip(
   for (const [name, bytes] of entries) {
     zip.addBuffer(Buffer.from(bytes), name, { compress, forceZip64Format: zip64 });
   }
-  zip.end({ forceZip64Format: zip64 });
+  zip.end({ forceZip64Format: zip64, comment: "" });
   await finished(zip.outputStream.pipe(createWriteStream(path)));
 }
 
