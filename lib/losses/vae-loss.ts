@@ -33,7 +33,7 @@ export interface VaeLossOptions {
    * `reference`: the game with the discriminator is played and logged from step 0 on, before its weights are above 0.
    */
   compat?: "native" | "reference";
-  /** Keep the generator's loss from the discriminator's gradients: as in the reference it is let through, else not. */
+  /** Let no gradient of the generator's loss reach the discriminator: so natively, not so in the reference. */
   freezeDiscriminator?: boolean;
   /** Channels behind the discriminator's first convolution; 64 unless given. */
   discriminatorWidth?: number;
@@ -223,6 +223,10 @@ export class VaeLoss extends Module {
     const { discriminator, logsAll, _config: config } = this;
     const { adversarial_weight: factor, use_adaptive_adversarial_weight: adaptive } = config;
     const started = step >= config.adversarial_start;
+    check(discriminator || factor === 0 || !started, "invalid_argument", () => {
+      const { steps } = this._options;
+      return `[vae loss] step ${step} is past adversarial_start ${config.adversarial_start}, but the run was planned for ${steps} steps and made no discriminator: set training.steps`;
+    });
     if (!discriminator || !(started || logsAll)) return null;
     check(!adaptive || lastWeight, "invalid_argument", () => {
       return "[vae loss] use_adaptive_adversarial_weight needs the decoder's last weight";

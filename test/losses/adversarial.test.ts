@@ -185,6 +185,13 @@ describe("the start", () => {
     expect(batches(loss)).toMatchObject({ value: 3 });
   });
 
+  it("is not passed over in a run that goes on for longer than planned", () => {
+    const loss = create({ adversarial_start: 4 }, { steps: 4 });
+    expect(loss.discriminator).toBeNull();
+    expect(() => forward(loss, 3)).not.toThrow();
+    expect(() => forward(loss, 4)).toThrow(/step 4 is past adversarial_start 4, but .* planned for 4 steps .*steps$/);
+  });
+
   it("changes the loss at its very step", async () => {
     const plain = await forward(create({ adversarial_weight: 0 })).loss.item();
     const loss = create(starts);
