@@ -13,5 +13,5 @@ export {
   sideBySide,
 } from "./reconstruct.js";
 export { planAutoregressive, planScheme, type Windows } from "./schemes.js";
-export { type GenerateOptions, TextToVideo } from "./text-to-video.js";
+export { type GenerateOptions, type LoadOptions, TextToVideo } from "./text-to-video.js";
 export { type SaveOptions, Video } from "./video.js";

@@ -125,6 +125,27 @@ describe("T5TextEncoder", () => {
     expect(device().memory().live).toBe(before);
   });
 
+  it("gives the network's memory back when all prompts have been there for a while, and loads it again", async () => {
+    const text = await open();
+    const before = device().memory().live;
+    const prepared = await text.prepare(["one"]);
+    const loaded = device().memory().live;
+    expect(loaded).toBeGreaterThan(before);
+    for (let i = 0; i < 63; i++) await text.prepare(["one"]);
+    await device().synchronize();
+    expect(device().memory().live).toBe(loaded);
+    for (let i = 0; i < 2; i++) await text.prepare(["one"]);
+    await device().synchronize();
+    expect(device().memory().live).toBe(before);
+    const { embeddings, mask } = prepared();
+    expect(embeddings.shape).toEqual([1, 6, tinyT5Config.d_model]);
+    for (const tensor of [embeddings, mask]) tensor.dispose();
+    await text.prepare(["two"]);
+    await device().synchronize();
+    expect(device().memory().live).toBe(loaded);
+    text.dispose();
+  });
+
   it("refuses what is no list of texts", async () => {
     const text = await open();
     for (const prompts of [[], "one", [1]]) {

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, it, vi } from "vitest";
 import { type FlowRunConfig, loadConfig, parseConfig } from "../../lib/config/index.js";
 import { readSafetensors } from "../../lib/formats/safetensors.js";
-import { FlowTrainer, TextToVideo } from "../../lib/index.js";
+import { FlowTrainer, TextToVideo, Video } from "../../lib/index.js";
 import type { T5TextEncoder } from "../../lib/models/text-encoder/index.js";
 import { findModelFile } from "../../lib/pipelines/index.js";
 import { device } from "../../lib/tensor/index.js";
@@ -210,6 +210,12 @@ describe("flow on pixels", () => {
     const video = await pipeline.generate({ prompts: ["1"], steps: 3 });
     expect(video).toMatchObject({ frames: 3, height: 10, width: 10, channels: 1 });
     expect(new Set(video.clips[0]).size).toBeGreaterThan(10);
+    // Clips can begin with any number of given frames, which they then show.
+    const given = Uint8Array.from({ length: 200 }, (_, i) => (i * 37) % 256);
+    const observed = new Video([given], 2, 10, 10, 1);
+    const { clips } = await pipeline.generate({ prompts: ["1"], steps: 3, observed });
+    expect(Math.max(...given.map((v, i) => Math.abs(v - clips[0][i])))).toBeLessThanOrEqual(1);
+    expect(clips[0].subarray(200)).not.toEqual(video.clips[0].subarray(200));
     pipeline.dispose();
   });
 

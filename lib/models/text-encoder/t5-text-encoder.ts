@@ -21,14 +21,20 @@ export interface T5TextEncoderOptions {
   cache?: PromptCacheOptions;
 }
 
+/** After that many calls whose prompts were all in the cache the network's memory is given back. */
+const IDLE_CALLS = 64;
+
 /**
- * A frozen T5. The network is loaded when the first prompt comes that the cache does not hold. Every prompt is encoded
+ * A frozen T5. The network is loaded when a prompt comes that the cache does not hold, and let go when none has come for
+ * a while: a training run on few wordings has its memory for itself. Every prompt is encoded
  * alone and without padding, which no token attends to, so its features don't depend on what it came with; the features
  * of padding are zeros, which the transformer does not read.
  */
 export class T5TextEncoder implements TextEncoder {
   readonly trainable = false;
   private network: Promise<T5Encoder> | null = null;
+  /** Calls of {@link prepare} since a prompt was last encoded. */
+  private idle = 0;
   private readonly underway = new Map<string, Promise<Float32Array>>();
 
   private constructor(
@@ -73,6 +79,7 @@ export class T5TextEncoder implements TextEncoder {
     checkPrompts("t5", prompts);
     const rows: Float32Array[] = [];
     for (const prompt of prompts) rows.push(this.cache.get(prompt) ?? (await this.encode(prompt)));
+    if (++this.idle > IDLE_CALLS && this.underway.size === 0) this.unload();
     const { width, maxLength, device } = this;
     // Row 0 is the padding's.
     const counts = rows.map((part) => part.length / width);
@@ -98,6 +105,7 @@ export class T5TextEncoder implements TextEncoder {
   private encode(prompt: string): Promise<Float32Array> {
     let features = this.underway.get(prompt);
     if (!features) {
+      this.idle = 0;
       features = this.compute(prompt).finally(() => this.underway.delete(prompt));
       this.underway.set(prompt, features);
     }
@@ -129,6 +137,10 @@ export class T5TextEncoder implements TextEncoder {
   }
 
   dispose(): void {
+    this.unload();
+  }
+
+  private unload(): void {
     const { network } = this;
     this.network = null;
     network?.then(
