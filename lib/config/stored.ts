@@ -9,24 +9,28 @@ import { flowTrainingSchema, vaeTrainingSchema } from "./training.js";
 import { resolveTransformer, transformerParams } from "./transformer.js";
 import { lossParams, vaeParams } from "./vae.js";
 
+// Loose everywhere: what a later version adds, or a resolved configuration beside its file's keys, is no damage.
 const shared = {
   compat: z.enum(["native", "reference"]).default("native"),
-  data: dataSchema.required({ frames: true, height: true, width: true }),
+  data: dataSchema
+    .required({ frames: true, height: true, width: true })
+    .extend({ source_frames: count.optional() })
+    .loose(),
 };
 
 const storedVaeRun = z.looseObject({
   kind: z.literal("vae"),
   ...shared,
-  vae: vaeParams,
-  loss: lossParams,
-  training: vaeTrainingSchema.required({ steps: true }),
+  vae: vaeParams.loose(),
+  loss: lossParams.loose(),
+  training: vaeTrainingSchema.required({ steps: true }).loose(),
 });
 
 const storedFlowRun = z.looseObject({
   kind: z.literal("flow"),
   ...shared,
-  latent_encoder: vaeParams.nullable(),
-  transformer: transformerParams,
+  latent_encoder: vaeParams.loose().nullable(),
+  transformer: transformerParams.loose(),
   diffusion: z.looseObject({
     parameterization: z.literal("rectified_flow"),
     time_distribution: z.enum(["logit-normal", "uniform", "uniform-clipped"]),
@@ -36,7 +40,7 @@ const storedFlowRun = z.looseObject({
     z.looseObject({ kind: z.literal("t5"), version: z.string(), max_length: count, path: z.string().optional() }),
     z.looseObject({ kind: z.literal("byte"), width: count, layers: count, heads: count, max_length: count }),
   ]),
-  training: flowTrainingSchema.required({ steps: true, prompt_dropout: true }),
+  training: flowTrainingSchema.required({ steps: true, prompt_dropout: true }).loose(),
   sampling: z.looseObject({
     frames: count,
     height: count,

@@ -22,6 +22,11 @@ describe("parseStoredConfig", () => {
     }
   });
 
+  it("gives back clips that are cut or repeated for a VAE", () => {
+    const config = { ...tinyVae(), data: { ...tinyVae().data, frames: 9, source_frames: 5 } };
+    expect(parseStoredConfig(JSON.stringify(config), "a.safetensors")).toEqual(config);
+  });
+
   it("knows what older checkpoints lack", () => {
     const { gradient_checkpointing: _, ...training } = tinyVae().training;
     const { compat: __, ...config } = { ...tinyVae(), training };
