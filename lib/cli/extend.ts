@@ -20,7 +20,7 @@ interface ExtendFlags extends DrawFlags {
 export function extendCommand(): Command {
   const command = new Command("extend").description("continue clips: the last frames become the first of a new clip");
   return drawOptions(command, "seed of the noise and of the held-out clips")
-    .option("--source <path>", "video to continue: GIF, WebP or a folder of images; held-out clips unless given")
+    .option("--source <path>", "video to continue: GIF, WebP, .npy or a folder of images; held-out clips unless given")
     .option("--overlap <n>", "frames that a new clip shares with the one before it (default: at least 4)", whole(1))
     .option("--resample <n>", RESAMPLE, whole(1))
     .option("--rounds <n>", "new clips, one behind the other", whole(1), 1)
@@ -63,7 +63,7 @@ function runExtend(flags: ExtendFlags): Promise<number> {
 async function heldOut({ config }: TextToVideo, flags: ExtendFlags): Promise<Video> {
   const count = flags.numSamples ?? flags.prompt?.length ?? 8;
   const data = await openData({ ...config.data, seed: flags.seed ?? config.data.seed }, "test", count);
-  const clips = await Promise.all(Array.from({ length: count }, (_, i) => data.clip(i)));
+  const clips = await Promise.all(Array.from({ length: count }, (_, i) => data.clip(i % data.length)));
   const prompts = clips.map(({ prompt = "" }, i) => flags.prompt?.[i % flags.prompt.length] ?? prompt);
   const { frames, height, width, channels } = data;
   const videos = clips.map(({ video }) => video);

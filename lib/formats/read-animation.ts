@@ -1,9 +1,10 @@
-/** Videos from files: GIF, WebP and PNG, through sharp. */
+/** Videos from files: GIF, WebP and PNG through sharp, and NumPy arrays. */
 import { readdir, stat } from "node:fs/promises";
-import { join } from "node:path";
-import { LtxError } from "../errors.js";
+import { extname, join } from "node:path";
+import { check, LtxError } from "../errors.js";
 import type { Animation } from "./images.js";
-import { loadSharp } from "./text.js";
+import { openNpy } from "./npy.js";
+import { loadSharp, type Sharp } from "./text.js";
 
 export interface ReadAnimationOptions {
   /** Size of the frames: pictures of the same proportions are scaled to it. */
@@ -17,34 +18,54 @@ export interface ReadAnimationOptions {
 const PROPORTION = 0.01;
 
 /**
- * Reads an animated GIF or WebP, a still image (one frame), or a folder of images (a frame each, in the order of the
- * numbers in their names). Transparent pixels are black.
- * @throws LtxError `io` when nothing readable is there, `shape_mismatch` when the proportions differ
+ * Reads an animated GIF or WebP, a still image (one frame), a folder of images (a frame each, in the order of the numbers
+ * in their names), or a `.npy` array of bytes (F, H, W) or (F, H, W, C). Transparent pixels are black.
+ * @throws LtxError `io` when nothing readable is there, `file_format`, `shape_mismatch` when the proportions differ
  */
 export async function readAnimation(path: string, options: ReadAnimationOptions): Promise<Animation> {
-  const files = await framesAt(path);
   const parts: Uint8Array[] = [];
-  for (const file of files) parts.push(await readImage(file, options));
+  for (const open of await imagesAt(path)) parts.push(await readImage(path, open, options));
   const data = new Uint8Array(Buffer.concat(parts));
   const { height, width, channels } = options;
   return { data, frames: data.length / (height * width * channels), height, width, channels };
 }
 
-async function framesAt(path: string): Promise<string[]> {
+/** An image of one frame or several; a pipeline of sharp's serves once. */
+type Open = () => ReturnType<Sharp>;
+
+async function imagesAt(path: string): Promise<Open[]> {
+  const sharp = await loadSharp();
   const info = await stat(path).catch((cause) => {
     throw new LtxError("io", `[video] cannot read ${path}: ${cause.message}`, { cause });
   });
-  if (!info.isDirectory()) return [path];
+  if (!info.isDirectory()) {
+    return extname(path).toLowerCase() === ".npy" ? openArray(sharp, path) : [() => sharp(path, { animated: true })];
+  }
   const names = (await readdir(path)).filter((name) => /\.(png|jpe?g|webp|gif)$/i.test(name));
   if (names.length === 0) throw new LtxError("io", `[video] ${path} holds no images (png, jpg, webp, gif)`);
   names.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
-  return names.map((name) => join(path, name));
+  return names.map((name) => () => sharp(join(path, name), { animated: true }));
 }
 
-/** All frames of one file, behind one another. */
-async function readImage(path: string, { height, width, channels }: ReadAnimationOptions): Promise<Uint8Array> {
-  const sharp = await loadSharp();
-  const open = () => sharp(path, { animated: true });
+async function openArray(sharp: Sharp, path: string): Promise<Open[]> {
+  const { dtype, shape, size, read } = await openNpy(path);
+  const [frames, height, width, channels = 1] = shape;
+  const fits = dtype === "u1" && size > 0 && (shape.length === 3 || shape.length === 4) && [1, 3].includes(channels);
+  check(fits, "file_format", () => {
+    return `[video] ${path} holds ${dtype} [${shape}], expected bytes (u1) of frames (F,H,W) or (F,H,W,1 or 3)`;
+  });
+  const data = (await read(0, size)) as Uint8Array;
+  const area = size / frames;
+  const raw = { width, height, channels: channels as 1 | 3 };
+  return Array.from({ length: frames }, (_, f) => () => sharp(data.subarray(f * area, (f + 1) * area), { raw }));
+}
+
+/** All frames of one image, behind one another. */
+async function readImage(
+  path: string,
+  open: Open,
+  { height, width, channels }: ReadAnimationOptions,
+): Promise<Uint8Array> {
   try {
     const meta = await open().metadata();
     const [tall, wide] = [meta.pageHeight ?? meta.height, meta.width];

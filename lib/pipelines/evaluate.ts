@@ -1,8 +1,7 @@
 /** How good a trained model is: its VAE on held-out clips, and whether generated clips show what was asked for. */
 import { basename, dirname, join } from "node:path";
-import type { RunConfig } from "../config/index.js";
+import type { FlowRunConfig, RunConfig } from "../config/index.js";
 import { type DataSource, openData } from "../data/index.js";
-import { check } from "../errors.js";
 import { listCheckpoints } from "../formats/checkpoint.js";
 import { openTensorFile } from "../formats/tensor-file.js";
 import { DIGIT_CLASSES, type DigitClassifier, likeliestDigits } from "../models/digit-classifier.js";
@@ -125,9 +124,7 @@ async function scoreDigits(
     onStep: (done, total) => onProgress?.("classifier", done, total),
   });
   try {
-    const data = await heldOut(config, samples, options);
-    const shown = await labelsOf(data, samples);
-    const real = score(shown, await readVideo(classifier, await videoOf(data, samples)));
+    const real = await scoreReal(classifier, await labelledClips(config, samples, options));
     const asked = drawPrompts(config.data, samples, options.seed ?? config.sampling.seed);
     const video = await generateAll(
       pipeline,
@@ -164,18 +161,27 @@ async function generateAll(
   );
 }
 
-async function labelsOf(data: DataSource, count: number): Promise<number[][]> {
-  const clips = await Promise.all(Array.from({ length: count }, (_, i) => data.clip(i)));
-  return clips.map(({ labels }) => {
-    check(labels, "invalid_argument", () => "[evaluate] the data set does not say which digits its clips show");
-    return [...labels];
-  });
+/** Held-out clips whose digits are known: drawn ones, where those of the data set come without labels. */
+async function labelledClips(config: FlowRunConfig, count: number, options: EvaluateOptions): Promise<DataSource> {
+  const data = await heldOut(config, count, options);
+  if ((await data.clip(0)).labels) return data;
+  return heldOut({ ...config, data: { ...config.data, source: "moving-mnist" } }, count, options);
 }
 
-async function videoOf(data: DataSource, count: number): Promise<Video> {
+async function scoreReal(classifier: DigitClassifier, data: DataSource): Promise<DigitScore> {
   const { frames, height, width, channels } = data;
-  const clips = await Promise.all(Array.from({ length: count }, async (_, i) => (await data.clip(i)).video));
-  return new Video(clips, frames, height, width, channels);
+  const clips = await Promise.all(Array.from({ length: data.length }, (_, i) => data.clip(i)));
+  const video = new Video(
+    clips.map((clip) => clip.video),
+    frames,
+    height,
+    width,
+    channels,
+  );
+  return score(
+    clips.map(({ labels = [] }) => labels),
+    await readVideo(classifier, video),
+  );
 }
 
 /** The digits of each clip, ascending: every frame's log-odds count alike. */

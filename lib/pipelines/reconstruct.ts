@@ -79,16 +79,17 @@ export function loadVae(checkpoint: OpenedCheckpoint, device: Device): VideoVae 
 const BATCH = 8;
 
 /**
- * Sends the first `count` clips of a data set through a VAE and compares.
+ * Sends the first clips of a data set, at most `wanted`, through a VAE and compares.
  * @throws LtxError `aborted` when the signal stops it
  */
 export async function reconstructClips(
   vae: VideoVae,
   data: DataSource,
-  count: number,
+  wanted: number,
   signal?: AbortSignal,
 ): Promise<Reconstruction> {
   const { frames, height, width, channels } = data;
+  const count = Math.min(wanted, data.length);
   const size = frames * height * width * channels;
   const originals = new Float32Array(count * size);
   const decoded = new Float32Array(count * size);
