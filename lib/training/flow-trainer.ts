@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { type FlowRunConfig, loadConfig } from "../config/index.js";
+import { type FlowRunConfig, loadConfig, parseStoredConfig } from "../config/index.js";
 import { batchIndices, type DataSource, loadClips, openData, withFrames } from "../data/index.js";
 import { PhiloxRandom } from "../data/philox.js";
 import { flowLoss } from "../diffusion/index.js";
@@ -111,9 +111,9 @@ export class FlowTrainer extends Trainer<FlowBatch> {
   async resume(path: string, step: number): Promise<void> {
     const { metadata, tensors } = await readTensors(join(path, MODEL_FILE));
     const { text } = this.model;
-    const recorded: FlowRunConfig["text_encoder"] | undefined = JSON.parse(metadata.config ?? "{}").text_encoder;
-    if (recorded?.kind === "t5" && !text.trainable) {
-      check(recorded.model_hash === text.modelHash, "checkpoint", () => {
+    const recorded = metadata.config === undefined ? null : parseStoredConfig(metadata.config, path);
+    if (recorded?.kind === "flow" && recorded.text_encoder.kind === "t5" && !text.trainable) {
+      check(recorded.text_encoder.model_hash === text.modelHash, "checkpoint", () => {
         return `[flow] the text encoder in ${text.path} is not the one that ${path} was trained with: name that one's folder by --text-encoder`;
       });
     }
