@@ -109,6 +109,14 @@ describe("a run with T5", () => {
     const bytes = readFileSync(join(cut, "step-00000004", "training.safetensors"));
     expect(bytes.equals(readFileSync(join(run, "checkpoints", "step-00000004", "training.safetensors")))).toBe(true);
 
+    const other = await writeTinyT5(join(folder, "another"), { seed: 3 });
+    const wrong = await FlowTrainer.create({ ...options, textEncoder: other });
+    await expect(wrong.resume(join(cut, "step-00000002"), 2)).rejects.toMatchObject({
+      code: "checkpoint",
+      message: expect.stringContaining("not the one that"),
+    });
+    wrong.dispose();
+
     // With all prompts there, the same steps need no T5 at all.
     const third = await resume();
     const weights = join(t5, "model.safetensors");
