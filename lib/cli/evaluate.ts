@@ -7,6 +7,7 @@ import { type Output, standardOutput, writePictures } from "./output.js";
 interface EvaluateFlags extends DrawFlags {
   clips: number;
   samples: number;
+  realClips: number;
   classifierSteps?: number;
   out?: string;
 }
@@ -17,7 +18,8 @@ export function evaluateCommand(): Command {
   );
   return drawOptions(command, "seed of clips, prompts and noise; the configuration's unless given")
     .option("--clips <n>", "held-out clips for the VAE", whole(1), 64)
-    .option("--samples <n>", "clips to generate and read, and real ones to read beside them", whole(1), 100)
+    .option("--samples <n>", "clips to generate and read", whole(1), 100)
+    .option("--real-clips <n>", "real held-out clips to read beside them", whole(1), 500)
     .option("--classifier-steps <n>", "updates of the classifier that reads digits (default: 1000 a digit)", whole(2))
     .option("--out <dir>", "folder for pictures; none are written without it")
     .action(async (flags: EvaluateFlags, self: Command) => {

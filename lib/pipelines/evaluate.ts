@@ -18,8 +18,10 @@ import { Video } from "./video.js";
 export interface EvaluateOptions extends LoadOptions {
   /** Held-out clips for the VAE; 64 unless given. */
   clips?: number;
-  /** Clips to generate, and as many real ones to read beside them; 100 unless given. */
+  /** Clips to generate and read; 100 unless given. */
   samples?: number;
+  /** Real held-out clips to read beside them; 500 unless given, since they cost next to nothing. */
+  realClips?: number;
   /** Euler steps and guidance of the generated clips; the configuration's unless given. */
   steps?: number;
   guidance?: number;
@@ -58,7 +60,7 @@ const BATCH = 16;
 
 /**
  * Evaluates a VAE's or a text-to-video model's checkpoint. The classifier is trained at the first time and kept in the
- * run's folder.
+ * run's folder. It always names as many digits as a clip has: of clips that show nothing it recognises what chance does.
  * @param path a run's folder, a checkpoint's folder, or a model file
  * @throws LtxError `checkpoint`, `config`, `invalid_argument`, `aborted`
  */
@@ -115,7 +117,7 @@ async function scoreDigits(
   folder: string,
   options: EvaluateOptions,
 ): Promise<Evaluation["digits"]> {
-  const { samples = 100, signal, onProgress } = options;
+  const { samples = 100, realClips = 500, signal, onProgress } = options;
   const { config, device } = pipeline;
   const classifier = await keptDigitClassifier(folder, config.data, {
     device,
@@ -124,7 +126,7 @@ async function scoreDigits(
     onStep: (done, total) => onProgress?.("classifier", done, total),
   });
   try {
-    const real = await scoreReal(classifier, await labelledClips(config, samples, options));
+    const real = await scoreReal(classifier, await labelledClips(config, realClips, options));
     const asked = drawPrompts(config.data, samples, options.seed ?? config.sampling.seed);
     const video = await generateAll(
       pipeline,
