@@ -104,13 +104,15 @@ function videosFirst(array: NpyArray, file: string): Videos {
 async function readLabels(array: NpyArray, file: string, videos: Videos): Promise<number[][]> {
   const { shape, size } = array;
   const each = size / videos.count;
-  if (size === 0 || !Number.isInteger(each) || (shape.length > 1 && shape[0] !== videos.count)) {
-    throw wrongShape(file, shape, `(${videos.count}, ${videos.frames}, digits) to go with ${videos.file}`);
+  const { count, frames } = videos;
+  const fits = shape.length <= 1 || shape[0] === count || shape[0] === count * frames;
+  if (size === 0 || !Number.isInteger(each) || !fits) {
+    throw wrongShape(file, shape, `(${count}, ${frames}, digits) to go with ${videos.file}`);
   }
   // An array that names all frames has their number among its axes, or a multiple of it for each video.
-  const digits = shape.length === 3 ? shape[2] : each % videos.frames === 0 ? each / videos.frames : each;
+  const digits = shape.length === 3 ? shape[2] : each % frames === 0 ? each / frames : each;
   const values = await array.read(0, size);
-  return Array.from({ length: videos.count }, (_, i) =>
+  return Array.from({ length: count }, (_, i) =>
     Array.from({ length: digits }, (_, k) => {
       const label = values[i * each + k];
       check(Number.isInteger(label) && label >= 0 && label < LABELS, "file_format", () => {

@@ -4,7 +4,7 @@ import { LtxError } from "../errors.js";
 import { listCheckpoints, MANIFEST_FILE, MODEL_FILE, verifyCheckpoint } from "../formats/checkpoint.js";
 
 /**
- * The model file that a path means: a safetensors file, a checkpoint's folder, or a run's folder (its newest
+ * The model file that a path means: a safetensors or PyTorch file, a checkpoint's folder, or a run's folder (its newest
  * checkpoint; of a quickstart, that of the stage).
  * @throws LtxError `checkpoint` when nothing is there or the files are damaged
  */

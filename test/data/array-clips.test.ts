@@ -121,6 +121,9 @@ describe("videos_data.npz and labels_data.npz", () => {
     const clip = await data.clip(4);
     expect([...clip.video]).toEqual(expected(4, [0, 1, 2]));
     expect(clip.labels).toEqual(LABELS[4]);
+    const rows = npyBytes("<i8", [COUNT * FRAMES, 2], labels());
+    const other = await openData({ ...options, path: await writePair("rows", goodVideos, rows) });
+    expect((await other.clip(9)).labels).toEqual(LABELS[9]);
   });
 
   it("may be flat, then 30 frames of 64 x 64", async () => {
@@ -164,6 +167,13 @@ describe("videos_data.npz and labels_data.npz", () => {
       {},
       "file_format",
       "has shape (19, 2)",
+    ],
+    [
+      "labels of more videos",
+      () => [goodVideos, npyBytes("|u1", [2 * COUNT, FRAMES, 2], new Uint8Array(4 * COUNT * FRAMES))],
+      {},
+      "file_format",
+      "has shape (40, 7, 2), expected (20, 7, digits)",
     ],
     [
       "labels that are no digits",

@@ -149,6 +149,41 @@ describe("reading what torch.save writes", () => {
   });
 });
 
+describe("files that PyTorch 2.13 wrote", () => {
+  const fixture = (name: string) => join(__dirname, "fixtures", name);
+
+  it("views and types", async () => {
+    const file = await openTensorFile(fixture("views-and-dtypes.pt"));
+    const range = Array.from({ length: 24 }, (_, i) => i);
+    const transposed = range.map((i) => (i % 4) * 6 + Math.floor(i / 4));
+    const expected: Record<string, [string, number[], number[]]> = {
+      a: ["F32", [6, 4], transposed],
+      b: ["F32", [2, 3], [8, 9, 10, 14, 15, 16]],
+      c: ["BF16", [4, 6], range],
+      d: ["I64", [], [7]],
+      e: ["F32", [0, 3], []],
+      f: ["BOOL", [2], [1, 0]],
+      g: ["F32", [2, 2], [1, 1, 1, 1]],
+      h: ["F64", [5], [0, 1, 2, 3, 4]],
+    };
+    expect([...file.tensors.keys()]).toEqual(Object.keys(expected));
+    for (const [name, [dtype, shape, values]] of Object.entries(expected)) {
+      expect(file.tensors.get(name)).toMatchObject({ dtype, shape });
+      expect([...(await file.readF32(name))]).toEqual(values);
+    }
+    await file.close();
+    const { root, close } = await readPytorch(fixture("views-and-dtypes.pt"));
+    await close();
+    expect((root as Map<string, unknown>).get("nested")).toEqual([new Map([["x", [1, 2.5, null, "s"]]])]);
+  });
+
+  it.each(["evil.pt", "evil-zip.pt"])("%s, which runs a command where it is unpickled", async (name) => {
+    const error = await failure(() => openTensorFile(fixture(name)));
+    expect(error.code).toBe("checkpoint");
+    expect(error.message).toContain('asks for the Python object "posix.system": refused');
+  });
+});
+
 describe("refusing", () => {
   const system = new Global("posix system");
   it.each<[string, unknown, string, string]>([
