@@ -38,10 +38,11 @@ export async function openCheckpoint<Stage extends "vae" | "flow">(
   stage: Stage,
   config?: RunConfig | string,
 ): Promise<OpenedCheckpoint<Stage extends "flow" ? FlowRunConfig : StageConfig>> {
+  // Gigabytes are read last: a wrong configuration shows at once.
+  const given = typeof config === "string" ? await loadConfig(config) : config;
   const file = await findModelFile(path, stage);
   const { metadata, tensors } = await readTensors(file, isModelKey);
   const kind = expectKind(tensors, file);
-  const given = typeof config === "string" ? await loadConfig(config) : config;
   const chosen = given ? stageOf(given, stage) : storedConfig(metadata, file);
   if (stage === "flow") {
     check(kind === "flow", "checkpoint", () => {
