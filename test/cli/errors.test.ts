@@ -139,6 +139,7 @@ describe("configurations", () => {
     train(
       edit((f) => {
         f.data.frames = 6;
+        f.vae.vae_config.params.input_number_of_frames = 6;
       }),
       /frames.*6.*2k\s*\+\s*1.*nearest 5 or 7/,
     ));
