@@ -5,7 +5,7 @@ import { cases } from "./cases/index.js";
 import { checkFixture } from "./support/check.js";
 import { Fixture } from "./support/fixture.js";
 
-/** The whole collection stands beside a checkout where it is available; a handful of small files are always here. */
+/** The whole collection stands beside a checkout where it is available; one small file of every kind is always here. */
 const collection = join(__dirname, "..", "..", "..", "shared", "golden");
 const own = join(__dirname, "fixtures");
 
@@ -30,6 +30,11 @@ async function expectReproduced(fixture: Fixture): Promise<void> {
 }
 
 describe("golden fixtures of this repository", async () => {
+  it("show every kind of the reference's example", async () => {
+    const files = readdirSync(own).filter((name) => name.endsWith(".safetensors"));
+    const kinds = await Promise.all(files.map(async (name) => (await Fixture.open(join(own, name))).kind));
+    expect(Object.keys(cases).filter((kind) => kind.startsWith("x-") && !kinds.includes(kind))).toEqual([]);
+  });
   it.each((await fixturesIn(own)).map((fixture) => [fixture.name, fixture] as const))("%s", (_, fixture) =>
     expectReproduced(fixture),
   );
