@@ -43,6 +43,7 @@ function baseShape({ learning_rate, betas }: TrainingDefaults) {
 
 export const vaeTrainingSchema = section({
   ...baseShape({ learning_rate: 4.5e-6, betas: [0.5, 0.9] }),
+  discriminator_learning_rate: positive.optional(),
   decoder_noise: section({
     max: weight.default(0.2),
     start: whole.default(0),
@@ -65,15 +66,19 @@ type FlowTrainingInput = z.output<typeof flowTrainingSchema>;
  * `gradient_checkpointing` computes the blocks' inside a second time in backward instead of keeping it in memory.
  * `max_grad_norm` clips the global norm. `ema_decay` 0 keeps no average. `*_every` are steps.
  */
-export type TrainingConfig = Omit<VaeTrainingInput, "num_training_steps" | "steps" | "compile" | "decoder_noise"> & {
-  steps: number;
-};
+export type TrainingConfig = Omit<
+  VaeTrainingInput,
+  "num_training_steps" | "steps" | "compile" | "decoder_noise" | "discriminator_learning_rate"
+> & { steps: number };
 
 /**
  * `decoder_noise`: the timestep-conditioned decoder sees its latents with Gaussian noise of an amplitude drawn from
  * [0, a]; a is 0 before step `start`, climbs linearly to `max` over `warmup_steps`, and stays there.
+ * `discriminator_learning_rate` is the discriminator's own, which follows the same schedule; `learning_rate` unless given,
+ * as in the reference.
  */
-export type VaeTrainingConfig = TrainingConfig & { decoder_noise: VaeTrainingInput["decoder_noise"] };
+export type VaeTrainingConfig = TrainingConfig &
+  Pick<VaeTrainingInput, "decoder_noise" | "discriminator_learning_rate">;
 
 /**
  * `prompt_dropout`: the probability with which a sample's prompt becomes the empty text.

@@ -38,7 +38,7 @@ export interface TrainRunOptions {
  */
 export async function* train(options: TrainRunOptions): AsyncGenerator<TrainEvent> {
   const { out, force } = options;
-  const config = options.config && withTextEncoder(options.config, options.textEncoder);
+  const config = options.config && withPaths(options.config, options.textEncoder);
   let directory: RunDirectory;
   if (config) {
     await RunDirectory.checkFree(out, force);
@@ -61,18 +61,31 @@ export async function* train(options: TrainRunOptions): AsyncGenerator<TrainEven
 }
 
 /**
- * The configuration with another folder for its pretrained text encoder, and that as an absolute path: a run may be
+ * The configuration with `textEncoder` as the folder of its pretrained text encoder, and every path absolute: a run may be
  * continued from elsewhere.
  */
-function withTextEncoder(config: RunConfig, folder: string | undefined): RunConfig {
-  if (config.kind === "quickstart") return { ...config, flow: withTextEncoder(config.flow, folder) as FlowRunConfig };
-  if (config.kind === "vae" || config.text_encoder.kind !== "t5") {
-    if (folder === undefined) return config;
-    const what = config.kind === "vae" ? "a VAE's run reads no text" : "the configuration trains its own text encoder";
-    throw new LtxError("config", `[train] --text-encoder names a pretrained one, ${what}: leave it out`);
+function withPaths<Config extends RunConfig>(config: Config, textEncoder?: string): Config;
+function withPaths(config: RunConfig, textEncoder?: string): RunConfig {
+  if (config.kind === "quickstart") {
+    return { ...config, vae: withPaths(config.vae), flow: withPaths(config.flow, textEncoder) };
   }
-  const path = folder ?? config.text_encoder.path;
-  return path === undefined ? config : { ...config, text_encoder: { ...config.text_encoder, path: resolve(path) } };
+  const { path } = config.data;
+  const data = path === undefined ? config.data : { ...config.data, path: resolve(path) };
+  if (config.kind === "vae" || config.text_encoder.kind !== "t5") {
+    if (textEncoder !== undefined) {
+      const what =
+        config.kind === "vae" ? "a VAE's run reads no text" : "the configuration trains its own text encoder";
+      throw new LtxError("config", `[train] --text-encoder names a pretrained one, ${what}: leave it out`);
+    }
+    if (config.kind === "flow") return { ...config, data };
+    const weights = config.loss.perceptual_checkpoint;
+    if (weights === undefined) return { ...config, data };
+    const perceptual_checkpoint = [weights].flat().map((file) => resolve(file));
+    return { ...config, data, loss: { ...config.loss, perceptual_checkpoint } };
+  }
+  const folder = textEncoder ?? config.text_encoder.path;
+  if (folder === undefined) return { ...config, data };
+  return { ...config, data, text_encoder: { ...config.text_encoder, path: resolve(folder) } };
 }
 
 /** Builds what a new run will train and lets it go again. */

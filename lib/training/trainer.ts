@@ -36,6 +36,8 @@ export interface Optimized {
   model: Iterable<[string, Parameter]>;
   /** Of an adversary, which has an optimizer of its own. */
   adversary?: Iterable<[string, Parameter]>;
+  /** The adversary's peak learning rate; the model's unless given. */
+  adversaryRate?: number;
   /** Clip both by their common norm, as the reference does; else each by its own. */
   clipTogether?: boolean;
 }
@@ -61,14 +63,14 @@ export function backwardShare(loss: Tensor, share: number): void {
 }
 
 /**
- * Updates the parameters of each optimizer that has gradients.
+ * Updates the parameters of each optimizer that has gradients, at `factor` times its learning rate.
  * @returns the norms before clipping, (1) f32: one each, or their common one
  */
-export function applyGradients(optimizers: readonly Adam[], learningRate: number, clipTogether = false): Tensor[] {
+export function applyGradients(optimizers: readonly Adam[], factor: number, clipTogether = false): Tensor[] {
   const active = optimizers.filter((optimizer) => optimizer.gradients().length > 0);
-  if (!clipTogether) return active.map((optimizer) => optimizer.step(learningRate));
+  if (!clipTogether) return active.map((optimizer) => optimizer.step(optimizer.options.lr * factor));
   const norm = globalNorm(active.flatMap((optimizer) => optimizer.gradients()));
-  for (const optimizer of active) optimizer.step(learningRate, norm);
+  for (const optimizer of active) optimizer.step(optimizer.options.lr * factor, norm);
   return [norm];
 }
 
@@ -85,17 +87,18 @@ export abstract class Trainer<Batch> {
   protected constructor(
     readonly device: Device,
     readonly training: TrainingConfig,
-    { model, adversary = [], clipTogether = false }: Optimized,
+    { model, adversary = [], adversaryRate, clipTogether = false }: Optimized,
   ) {
     const trainable = [model, adversary].map((named) => [...named].filter(([, p]) => p.trainable));
     this.names = new Map(trainable.flat().map(([name, p]) => [p, name]));
     this.clipTogether = clipTogether;
     const { optimizer, learning_rate, max_grad_norm, ema_decay } = training;
     const groups = trainable.map((named) => named.map(([, p]) => p)).filter((group) => group.length > 0);
+    const rates = [learning_rate, adversaryRate ?? learning_rate];
     this.optimizers = groups.map(
-      (parameters) =>
+      (parameters, i) =>
         new Adam(parameters, {
-          lr: learning_rate,
+          lr: rates[i],
           betas: optimizer.betas,
           eps: optimizer.eps,
           weightDecay: optimizer.weight_decay,
@@ -124,22 +127,24 @@ export abstract class Trainer<Batch> {
   /** Work before the first step, reported as it goes on. */
   protected async *before(_signal?: AbortSignal): AsyncGenerator<TrainEvent> {}
 
-  private learningRate(step: number): number {
-    const { lr_schedule, learning_rate, steps } = this.training;
+  /** The part of their peak at which the learning rates stand. */
+  private rateFactor(step: number): number {
+    const { lr_schedule, steps } = this.training;
     const { name: kind, warmup_steps: warmup, final_fraction: finalFraction } = lr_schedule;
-    return learning_rate * scheduleFactor({ kind, warmup, total: steps, finalFraction }, step);
+    return scheduleFactor({ kind, warmup, total: steps, finalFraction }, step);
   }
 
   /** Queues one update: forward and backward of each micro-batch, clipping, Adam, the average. */
-  private update(batches: readonly Batch[], learningRate: number): Pending {
+  private update(batches: readonly Batch[]): Pending {
     const count = batches.length;
+    const factor = this.rateFactor(this.step);
     const result = scope(() => {
       let first: LossTerms | null = null;
       for (const [i, batch] of batches.entries()) {
         const terms = scope(() => this.accumulate(batch, this.step * count + i, count));
         first ??= terms;
       }
-      const norms = applyGradients(this.optimizers, learningRate, this.clipTogether);
+      const norms = applyGradients(this.optimizers, factor, this.clipTogether);
       this.ema?.update(this.step);
       return { first: first as LossTerms, norms };
     });
@@ -148,6 +153,7 @@ export abstract class Trainer<Batch> {
     const values = Promise.all(tensors.map((t) => t.item()));
     for (const tensor of tensors) tensor.dispose();
     this.step++;
+    const learningRate = this.training.learning_rate * factor;
     return { step: this.step, learningRate, values, norms: result.norms.length, names: Object.keys(terms) };
   }
 
@@ -194,7 +200,7 @@ export abstract class Trainer<Batch> {
       while (this.step < steps && !signal?.aborted) {
         const first = this.step * micro;
         const batches = await Promise.all(Array.from({ length: micro }, (_, i) => this.prepare(first + i)));
-        const next = this.update(batches, this.learningRate(this.step));
+        const next = this.update(batches);
         // The step before is awaited while this one runs: the device never idles, and the queue stays short.
         const last: Pending | null = pending;
         pending = next;

@@ -61,6 +61,7 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     super(device, config.training, {
       model: [...vae.namedParameters(), ...ofLoss.filter((named) => !isAdversary(named))],
       adversary: ofLoss.filter(isAdversary),
+      adversaryRate: config.training.discriminator_learning_rate,
       clipTogether: config.compat === "reference",
     });
   }

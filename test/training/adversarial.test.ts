@@ -63,6 +63,26 @@ describe("the adversarial game", () => {
     expect(last.discriminator_gradient_norm).toBeGreaterThan(0);
   });
 
+  it("moves the discriminator at its own rate", async () => {
+    const first = async (rate?: number) => {
+      const config = adversarial({ disc_start: 0 }, (file) => {
+        file.vae.training.lr_schedule = { name: "constant" };
+        if (rate) file.vae.training.discriminator_learning_rate = rate;
+      });
+      const trainer = await VaeTrainer.create({ config });
+      const key = "discriminator.main.0.weight";
+      const before = (await discriminatorOf(trainer)).get(key)?.data as Float32Array;
+      await collect(trainer.run({ steps: 1 }));
+      const after = (await discriminatorOf(trainer)).get(key)?.data as Float32Array;
+      trainer.dispose();
+      // Adam's first update is the rate, up or down.
+      return Math.max(...after.map((value, i) => Math.abs(value - before[i])));
+    };
+    const { learning_rate } = adversarial().training;
+    expect(await first()).toBeCloseTo(learning_rate, 6);
+    expect(await first(learning_rate / 4)).toBeCloseTo(learning_rate / 4, 6);
+  });
+
   it("changes nothing before it starts", async () => {
     const [plain, late] = [await run(adversarial({ adversarial_weight: 0 }), 4), await run(adversarial(), 4)];
     expect(late.map(({ loss, gradientNorm }) => [loss, gradientNorm])).toEqual(

@@ -64,7 +64,7 @@ async function train(fixture: Fixture, variant: string): Promise<Map<string, Flo
     const reported: Record<string, Tensor> = scope(() => {
       const x = toChannelsLast(entry(fixture, "input/batches", step));
       const result = vaeStep({ vae, loss }, x, step, draw, { reference: true });
-      const [norm] = applyGradients(optimizers, learning_rate, true);
+      const [norm] = applyGradients(optimizers, 1, true);
       return { ...result.terms, loss: result.loss, norm };
     });
     for (const [name, term] of Object.entries(LOGGED)) {
