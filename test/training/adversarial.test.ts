@@ -1,9 +1,10 @@
 /** Training a VAE against a discriminator. */
-import { join } from "node:path";
+import { readFileSync } from "node:fs";
+import { join, relative } from "node:path";
 import { describe, expect, it } from "vitest";
 import { readSafetensors } from "../../lib/formats/safetensors.js";
 import { device } from "../../lib/tensor/index.js";
-import { type TrainEvent, VaeTrainer } from "../../lib/training/index.js";
+import { type TrainEvent, train, VaeTrainer } from "../../lib/training/index.js";
 import { tinyLpips, writeState } from "../support/lpips.js";
 import { collect, newestCheckpoint, testFolder, tinyVae } from "../support/tiny.js";
 
@@ -239,6 +240,22 @@ describe("the perceptual loss", () => {
     const model = await readSafetensors(join(path, "checkpoints", "step-00000002", "model.safetensors"));
     expect([...model.tensors.keys()].filter((name) => name.startsWith("loss."))).toEqual([]);
     await model.close();
+  });
+
+  it("is noted with whole paths, so that a run is continued from any folder", async () => {
+    const { torchvision, layers } = await tinyLpips();
+    const path = join(folder, "whole.safetensors");
+    await writeState(path, new Map([...torchvision, ...layers]));
+    const out = join(folder, "whole");
+    const config = adversarial(
+      { adversarial_weight: 0, perceptual_weight: 0.5, perceptual_checkpoint: relative(process.cwd(), path) },
+      (file) => {
+        file.vae.training.steps = 3;
+      },
+    );
+    await collect(train({ out, config }));
+    const { loss } = JSON.parse(readFileSync(join(out, "run.json"), "utf8")).config;
+    expect(loss.perceptual_checkpoint).toEqual([path]);
   });
 
   it("names the file that it cannot read, and leaves nothing behind", async () => {
