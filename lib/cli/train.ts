@@ -15,6 +15,7 @@ interface TrainFlags {
   out?: string;
   resume?: string;
   vae?: string;
+  init?: string;
   textEncoder?: string;
   jointImageVideoTrainingStep?: number;
   seed?: number;
@@ -35,6 +36,7 @@ export function trainCommand(): Command {
       .option("--out <dir>", "folder of the run (default: runs/NAME)")
       .option("--resume <dir>", "continue the run in this folder")
       .option("--vae <checkpoint>", "trained VAE for a transformer's run")
+      .option("--init <checkpoint>", "trained model of the same kind whose weights the run starts from")
       .option("--text-encoder <dir>", "folder of the pretrained text encoder")
       .option("--joint-image-video-training-step <k>", "every k-th batch of a transformer's run is images", whole(-1))
       // As the reference's command line spells it.
@@ -63,12 +65,13 @@ async function runTrain(flags: TrainFlags): Promise<number> {
   process.on("SIGTERM", onSignal);
   try {
     const { out, config } = await plan(flags);
-    const { force, vae, textEncoder, device } = flags;
+    const { force, vae, init, textEncoder, device } = flags;
     const events = train({
       out,
       config,
       force,
       vae,
+      init,
       textEncoder,
       device,
       signal: interrupt.signal,
@@ -95,7 +98,16 @@ async function runTrain(flags: TrainFlags): Promise<number> {
 /** Where to run, and what: nothing to continue what is there. */
 async function plan(flags: TrainFlags): Promise<{ out: string; config?: RunConfig }> {
   if (flags.resume !== undefined) {
-    const fixed = ["config", "out", "force", "batchSize", "seed", "steps", "jointImageVideoTrainingStep"] as const;
+    const fixed = [
+      "config",
+      "out",
+      "force",
+      "batchSize",
+      "seed",
+      "steps",
+      "init",
+      "jointImageVideoTrainingStep",
+    ] as const;
     const clash = fixed.find((name) => flags[name] !== undefined);
     if (clash)
       throw new LtxError(

@@ -18,7 +18,7 @@ import {
 import type { PreparedPrompts } from "../models/text-encoder/index.js";
 import type { VideoVae } from "../models/video-vae/index.js";
 import { affine, normal, type RandomKey, sliceFirst } from "../ops/index.js";
-import { readVaeTensors } from "../pipelines/open-checkpoint.js";
+import { openCheckpoint, readVaeTensors } from "../pipelines/open-checkpoint.js";
 import { TextToVideo } from "../pipelines/text-to-video.js";
 import type { Video } from "../pipelines/video.js";
 import { type Device, noGrad, device as openDevice, scope, Tensor } from "../tensor/index.js";
@@ -105,6 +105,17 @@ export class FlowTrainer extends Trainer<FlowBatch> {
       throw error;
     }
     return new FlowTrainer(config, model, data, testData, options.latents ?? null, device);
+  }
+
+  /**
+   * Starts from a trained model, its VAE and latent scale included, instead of random values: a run's or checkpoint's
+   * folder, a safetensors or PyTorch file.
+   * @throws LtxError `checkpoint`, `file_format`, `io`
+   */
+  async initialize(path: string): Promise<void> {
+    const { tensors } = await openCheckpoint(path, "flow", this.config);
+    loadFlowState(this.model, tensors);
+    this.scaleKnown = this.model.vae !== null;
   }
 
   /** Continues from a checkpoint that {@link Trainer.save} wrote. */

@@ -16,6 +16,8 @@ export interface RunManifest {
   config: RunConfig;
   /** Of a flow run: where its VAE came from, for a run that is continued before its first checkpoint. */
   vae?: string;
+  /** The trained model whose values it started from, for the same case. */
+  init?: string;
 }
 
 /** What an interrupted write left behind. */
@@ -53,15 +55,15 @@ export class RunDirectory {
   static async create(
     path: string,
     config: RunConfig,
-    options: { force?: boolean; version: string; vae?: string },
+    options: { force?: boolean; version: string; vae?: string; init?: string },
   ): Promise<RunDirectory> {
-    const { force, version, vae } = options;
+    const { force, version, vae, init } = options;
     for (const name of await RunDirectory.checkFree(path, force))
       await rm(join(path, name), { recursive: true, force: true });
     await mkdir(path, { recursive: true }).catch((cause) => {
       throw new LtxError("io", `[run] cannot create ${path}: ${cause.message}`, { cause });
     });
-    const manifest: RunManifest = { format: 1, version, config, vae };
+    const manifest: RunManifest = { format: 1, version, config, vae, init };
     await save(join(path, "run.json"), Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`));
     return new RunDirectory(path, manifest);
   }

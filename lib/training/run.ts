@@ -23,6 +23,8 @@ export interface TrainRunOptions {
   force?: boolean;
   /** Of a flow run: the trained VAE's run, checkpoint or safetensors file. */
   vae?: string;
+  /** Trained model of the same kind whose values a new run starts from; a transformer's brings its VAE along. */
+  init?: string;
   /** Folder of a pretrained text encoder; of a new run it is noted in the run's configuration. */
   textEncoder?: string;
   device?: string;
@@ -44,8 +46,8 @@ export async function* train(options: TrainRunOptions): AsyncGenerator<TrainEven
     await RunDirectory.checkFree(out, force);
     // All that can be wrong with the options shows before the folder is made, or what it held is removed.
     await rehearse(config, options);
-    const vae = options.vae && resolve(options.vae);
-    directory = await RunDirectory.create(out, config, { force, version, vae });
+    const [vae, init] = [options.vae, options.init].map((path) => path && resolve(path));
+    directory = await RunDirectory.create(out, config, { force, version, vae, init });
   } else {
     directory = await RunDirectory.open(out);
   }
@@ -89,18 +91,33 @@ function withPaths(config: RunConfig, textEncoder?: string): RunConfig {
 }
 
 /** Builds what a new run will train and lets it go again. */
-async function rehearse(config: RunConfig, { vae, device }: TrainRunOptions): Promise<void> {
+async function rehearse(config: RunConfig, { vae, init, device }: TrainRunOptions): Promise<void> {
+  if (init !== undefined && config.kind === "quickstart") {
+    throw new LtxError("config", "[train] --init starts one stage, the configuration trains two: train each by itself");
+  }
   if (config.kind !== "flow" && vae !== undefined) {
     const what = config.kind === "vae" ? "a VAE's run trains the VAE itself" : "the configuration trains its own VAE";
     throw new LtxError("config", `[train] --vae is for a transformer's run, ${what}: leave it out`);
   }
   if (config.kind !== "flow") {
-    (await VaeTrainer.create({ config: config.kind === "vae" ? config : config.vae, device })).dispose();
+    const trainer = await VaeTrainer.create({ config: config.kind === "vae" ? config : config.vae, device });
+    await trying(trainer, init);
   }
   if (config.kind === "vae") return;
-  if (config.kind === "flow" && config.latent_encoder && vae === undefined) throw needsVae();
+  if (config.kind === "flow" && config.latent_encoder && vae === undefined && init === undefined) throw needsVae();
   const file = vae === undefined ? undefined : await findModelFile(vae, "vae");
-  (await FlowTrainer.create({ config: config.kind === "flow" ? config : config.flow, vae: file, device })).dispose();
+  await trying(
+    await FlowTrainer.create({ config: config.kind === "flow" ? config : config.flow, vae: file, device }),
+    init,
+  );
+}
+
+async function trying(trainer: VaeTrainer | FlowTrainer, init: string | undefined): Promise<void> {
+  try {
+    if (init !== undefined) await trainer.initialize(init);
+  } finally {
+    trainer.dispose();
+  }
 }
 
 function needsVae(): LtxError {
@@ -145,7 +162,7 @@ async function* vaeEvents(
   if (!start || start.step < steps) {
     const trainer = await VaeTrainer.create({ config, device });
     try {
-      if (start) await trainer.resume(start.path, start.step);
+      await begin(trainer, directory, start);
       const events = trainer.run({ signal, checkpoints: directory.checkpoints });
       yield* illustrated(directory, config, events, signal, {
         what: "reconstructions",
@@ -181,7 +198,8 @@ async function* flowEvents(
   if (!start || start.step < steps) {
     // A diffusion checkpoint holds its VAE, so a resumed run needs no other.
     const path = options.vae ?? (start ? undefined : directory.manifest.vae);
-    if (path === undefined && !start && config.latent_encoder) throw needsVae();
+    const { init } = directory.manifest;
+    if (path === undefined && !start && init === undefined && config.latent_encoder) throw needsVae();
     const vae = path === undefined ? undefined : await findModelFile(path, "vae");
     const trainer = await FlowTrainer.create({
       config,
@@ -192,7 +210,7 @@ async function* flowEvents(
       prompts: directory.file("prompts.safetensors"),
     });
     try {
-      if (start) await trainer.resume(start.path, start.step);
+      await begin(trainer, directory, start);
       const events = trainer.run({ signal, checkpoints: directory.checkpoints });
       const draw = () => trainer.sample(promptsOf(config), signal);
       yield* illustrated(directory, config, events, signal, { what: "samples", draw });
@@ -209,6 +227,16 @@ async function* flowEvents(
   } finally {
     pipeline.dispose();
   }
+}
+
+/** Goes on where the run stopped; a new one starts from the model that it was given, if any. */
+async function begin(
+  trainer: VaeTrainer | FlowTrainer,
+  { manifest }: RunDirectory,
+  start: { path: string; step: number } | null,
+): Promise<void> {
+  if (start) await trainer.resume(start.path, start.step);
+  else if (manifest.init !== undefined) await trainer.initialize(manifest.init);
 }
 
 /** Passes a trainer's events on, and every `sample_every` steps draws what the model can do by then. */

@@ -9,7 +9,9 @@ import { Lpips } from "../models/lpips.js";
 import { VideoVae } from "../models/video-vae/index.js";
 import { Initializer } from "../nn/index.js";
 import { affine, normal, pairLoss, sum, uniform } from "../ops/index.js";
+import { findModelFile } from "../pipelines/checkpoint-path.js";
 import { psnr } from "../pipelines/metrics.js";
+import { readVaeTensors } from "../pipelines/open-checkpoint.js";
 import { type Reconstruction, reconstruct, reconstructClips } from "../pipelines/reconstruct.js";
 import { type Device, noGrad, device as openDevice, type Shape, scope, Tensor } from "../tensor/index.js";
 import { Purpose, SECOND_PASS } from "./purposes.js";
@@ -89,6 +91,19 @@ export class VaeTrainer extends Trainer<Uint8Array> {
       loss.dispose();
       throw error;
     }
+  }
+
+  /**
+   * Starts from a trained VAE instead of random values: a run's or checkpoint's folder, a safetensors or PyTorch file. Its
+   * discriminator comes along where both have one.
+   * @throws LtxError `checkpoint`, `file_format`, `io`
+   */
+  async initialize(path: string): Promise<void> {
+    const file = await findModelFile(path, "vae");
+    this.vae.loadStateDict(await readVaeTensors(file));
+    const { discriminator } = this.loss;
+    const { tensors } = await readTensors(file, (name) => name.startsWith(DISCRIMINATOR));
+    if (discriminator && tensors.size > 0) discriminator.loadStateDict(tensors, DISCRIMINATOR);
   }
 
   /** Continues from a checkpoint that {@link Trainer.save} wrote. */

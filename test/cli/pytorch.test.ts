@@ -1,5 +1,5 @@
 /** The reference's checkpoints in the commands: models that were saved by PyTorch, with a YAML file beside them. */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { readSafetensors } from "../../lib/formats/safetensors.js";
@@ -73,6 +73,40 @@ describe("a model that PyTorch saved", () => {
       join(folder, "next"),
     );
     expect(outcome.code).toBe(0);
+  });
+
+  it.each([
+    ["vae", vaeYaml, vaePt],
+    ["flow", flowYaml, flowPt],
+  ] as const)("is where a new run starts: %s", async (stage, config, pt) => {
+    const out = join(folder, `from-${stage}`);
+    const started = await call("train", "--config", config, "--init", pt, "--steps", "1", "--out", out);
+    expect(started).toMatchObject({ code: 0, stderr: "" });
+    const [before, after] = await Promise.all(
+      [join(run, stage), out].map(async (path) => readSafetensors(await findModelFile(path, stage))),
+    );
+    let moved = 0;
+    for (const name of after.tensors.keys()) {
+      const [a, b] = await Promise.all([before.readF32(name), after.readF32(name)]);
+      a.forEach((value, i) => {
+        moved = Math.max(moved, Math.abs(value - b[i]) / Math.max(1, Math.abs(value)));
+      });
+    }
+    await Promise.all([before.close(), after.close()]);
+    // Adam's first update is at most the learning rate; a value that was not taken over is far off.
+    expect(moved).toBeLessThan(3e-3);
+  });
+
+  it("starts nothing that it does not fit", async () => {
+    const out = join(folder, "unfit");
+    const other = await call("train", "--config", flowYaml, "--init", vaePt, "--out", out);
+    expect(other).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining("is a vae checkpoint, expected one of a flow run"),
+    });
+    const both = await call("train", "--config", tinyFile, "--init", vaePt, "--out", out);
+    expect(both).toMatchObject({ code: 2, stderr: expect.stringContaining("--init starts one stage") });
+    expect(existsSync(out)).toBe(false);
   });
 
   it("needs its configuration, of the right kind", async () => {
