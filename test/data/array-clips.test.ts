@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type DataOptions, loadClips, openData, promptFor } from "../../lib/data/index.js";
 import { resizeFrame } from "../../lib/data/resize.js";
 import { LtxError } from "../../lib/errors.js";
+import { failure } from "../support/failure.js";
 import { npyBytes } from "../support/npy.js";
 import { writeZip } from "../support/pytorch.js";
 
@@ -60,16 +61,6 @@ async function writePair(name: string, video: Buffer, label: Buffer, compress = 
   await writeZip(join(path, "videos_data.npz"), new Map([["arr_0.npy", video]]), { compress });
   await writeZip(join(path, "labels_data.npz"), new Map([["arr_0.npy", label]]), { compress });
   return path;
-}
-
-async function failure(run: () => Promise<unknown>): Promise<LtxError> {
-  try {
-    await run();
-  } catch (error) {
-    expect(error).toBeInstanceOf(LtxError);
-    return error as LtxError;
-  }
-  throw new Error("nothing was thrown");
 }
 
 const goodVideos = npyBytes("|u1", [COUNT, FRAMES, SIDE, SIDE], videos());

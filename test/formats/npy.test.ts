@@ -5,22 +5,13 @@ import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
 import { LtxError } from "../../lib/errors.js";
 import { openNpy, openNpz, parseNpyHeader } from "../../lib/formats/npy.js";
+import { failure } from "../support/failure.js";
 import { npyBytes, npyFile } from "../support/npy.js";
 import { writeZip } from "../support/pytorch.js";
 
 const folder = mkdtempSync(join(tmpdir(), "ltx-npy-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 const at = (name: string) => join(folder, name);
-
-async function failure(run: () => unknown): Promise<LtxError> {
-  try {
-    await run();
-  } catch (error) {
-    expect(error).toBeInstanceOf(LtxError);
-    return error as LtxError;
-  }
-  throw new Error("nothing was thrown");
-}
 
 /** All elements of the array in `bytes`. */
 async function values(bytes: Uint8Array): Promise<number[]> {

@@ -6,21 +6,12 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { LtxError } from "../../lib/errors.js";
 import { readPytorch } from "../../lib/formats/pytorch.js";
 import { openTensorFile } from "../../lib/formats/tensor-file.js";
+import { failure } from "../support/failure.js";
 import { bytesOf, Global, legacyBytes, PtTensor, pickle, Tuple, writePt, writeZip } from "../support/pytorch.js";
 
 const folder = mkdtempSync(join(tmpdir(), "ltx-pt-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 const at = (name: string) => join(folder, name);
-
-async function failure(run: () => Promise<unknown>): Promise<LtxError> {
-  try {
-    await run();
-  } catch (error) {
-    expect(error).toBeInstanceOf(LtxError);
-    return error as LtxError;
-  }
-  throw new Error("nothing was thrown");
-}
 
 const base = PtTensor.f32([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [3, 4]);
 const typed = (name: string, array: ArrayBufferView & { length: number }) =>

@@ -12,6 +12,7 @@ import {
   type SafetensorsTensor,
   writeSafetensors,
 } from "../../lib/formats/safetensors.js";
+import { failure } from "../support/failure.js";
 
 const folder = mkdtempSync(join(tmpdir(), "ltx-safetensors-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -27,17 +28,6 @@ function build(header: string | Uint8Array, data = 0, length?: bigint): Uint8Arr
 
 const entry = (dtype: string, shape: unknown, begin: unknown, end: unknown) =>
   JSON.stringify({ dtype, shape, data_offsets: [begin, end] });
-
-/** The error that `run` throws, which must be an LtxError. */
-async function failure(run: () => unknown): Promise<LtxError> {
-  try {
-    await run();
-  } catch (error) {
-    expect(error).toBeInstanceOf(LtxError);
-    return error as LtxError;
-  }
-  throw new Error("nothing was thrown");
-}
 
 describe("parseSafetensorsHeader", () => {
   it("reads names, types, shapes, places and metadata", () => {

@@ -2,27 +2,17 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { loadConfig } from "../../lib/config/index.js";
-import { LtxError } from "../../lib/errors.js";
 import { readSafetensors, type SafetensorsTensor, writeSafetensors } from "../../lib/formats/safetensors.js";
 import { VideoVae } from "../../lib/models/video-vae/index.js";
 import { convert, reconstructHeldOut } from "../../lib/pipelines/index.js";
 import { readVaeTensors } from "../../lib/pipelines/open-checkpoint.js";
 import { device } from "../../lib/tensor/index.js";
+import { failure } from "../support/failure.js";
 import { bytesOf, legacyBytes, PtTensor, writePt } from "../support/pytorch.js";
 import { call, testFolder, tinyFlowYaml, tinyVae, tinyVaeYaml, writeYaml } from "../support/tiny.js";
 
 const folder = testFolder();
 const at = (name: string) => join(folder, name);
-
-async function failure(run: () => Promise<unknown>): Promise<LtxError> {
-  try {
-    await run();
-  } catch (error) {
-    expect(error).toBeInstanceOf(LtxError);
-    return error as LtxError;
-  }
-  throw new Error("nothing was thrown");
-}
 
 /** The tiny VAE's fresh values as PyTorch saves a model. */
 async function vaeState(prefix = ""): Promise<Map<string, PtTensor>> {
