@@ -219,6 +219,18 @@ describe("shipped configurations", () => {
     expect(flow.training).toMatchObject({ prompt_dropout: 0.2, ema_decay: 0.999 });
   });
 
+  it("has the whole example for two digits on a small machine", async () => {
+    const { vae, flow } = (await load("moving_mnist/two_digits.yaml")) as QuickstartConfig;
+    expect(vae.data).toMatchObject({ frames: 17, height: 32, width: 32, digits: 2, digit_size: 16 });
+    expect(vaeFactors(vae.vae).latentShape(17, 32, 32)).toEqual([5, 4, 4]);
+    expect(flow.sampling.prompts[0]).toBe("three and 7");
+    const small = (await load("moving_mnist/small_autoencoder.yaml")) as VaeRunConfig;
+    expect(small.vae).toEqual(vae.vae);
+    expect(small.data).toEqual(vae.data);
+    expect(small.loss).toMatchObject({ adversarial_weight: 0.2, wavelet_loss_weight: 0.05, perceptual_weight: 0.1 });
+    expect(small.training.discriminator_learning_rate).toBe(1e-4);
+  });
+
   it("reads Python's spellings of true, false and None", () => {
     for (const name of ["moving_mnist/autoencoder.yaml", "moving_mnist/ltx_video.yaml"]) {
       const text = readFileSync(join(CONFIGS, name), "utf8");
