@@ -7,7 +7,7 @@ import { MODEL_FILE, moduleEntries, readTensors } from "../formats/checkpoint.js
 import { VaeLoss } from "../losses/index.js";
 import { Lpips } from "../models/lpips.js";
 import { VideoVae } from "../models/video-vae/index.js";
-import { Initializer } from "../nn/index.js";
+import { Initializer, type Parameter } from "../nn/index.js";
 import { affine, normal, pairLoss, sum, uniform } from "../ops/index.js";
 import { findModelFile } from "../pipelines/checkpoint-path.js";
 import { psnr } from "../pipelines/metrics.js";
@@ -44,8 +44,8 @@ const DISCRIMINATOR = "loss.discriminator.";
  * the last denoising step of generation.
  *
  * `compat: reference` does as the reference does where that differs: the decoder's output is cut in training too, the
- * generator's loss also moves the discriminator, which judges a second reconstruction, one norm clips both, and a learned
- * log-variance stays where it starts.
+ * generator's loss also moves the discriminator, which judges a second reconstruction, one norm clips both, a learned
+ * log-variance stays where it starts, and the decoder's timestep scale learns.
  */
 export class VaeTrainer extends Trainer<Uint8Array> {
   readonly stage = "vae";
@@ -86,6 +86,7 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     try {
       const { seed, gradient_checkpointing: gradientCheckpointing } = config.training;
       const vae = new VideoVae(config.vae, { device, seed, computeDtype: computeDtype(config), gradientCheckpointing });
+      if (config.compat !== "reference") holdStill(vae.decoder.timestep_scale_multiplier);
       return new VaeTrainer(config, vae, loss, data, testData, device);
     } catch (error) {
       loss.dispose();
@@ -231,9 +232,12 @@ async function createLoss(config: VaeRunConfig, device: Device): Promise<VaeLoss
     perceptual,
     ...dtype,
   });
-  if (compat === "reference" && loss.logvar) {
-    loss.logvar.trainable = false;
-    loss.logvar.requiresGrad = false;
-  }
+  if (compat === "reference") holdStill(loss.logvar);
   return loss;
+}
+
+function holdStill(parameter: Parameter | null): void {
+  if (!parameter) return;
+  parameter.trainable = false;
+  parameter.requiresGrad = false;
 }

@@ -180,6 +180,20 @@ describe("the adversarial game", () => {
     expect(steps.map(({ terms }) => terms.discriminator === 0)).toEqual([true, true, false, false, false]);
   });
 
+  it("keeps the decoder's timestep scale, which drifts under compat", async () => {
+    const after = async (compat: string) => {
+      const trainer = await VaeTrainer.create({
+        config: adversarial({}, (file) => void Object.assign(file, { compat })),
+      });
+      await collect(trainer.run({ steps: 3 }));
+      const value = await trainer.vae.decoder.timestep_scale_multiplier?.item();
+      trainer.dispose();
+      return value;
+    };
+    expect(await after("native")).toBe(1000);
+    expect(await after("reference")).not.toBe(1000);
+  });
+
   it("keeps a learned log-variance where it starts under compat, and trains it else", async () => {
     const at = async (compat: string) => {
       const change = { use_nll: true, learned_logvar: true, logvar_init: 0.25 };
