@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
@@ -90,11 +91,15 @@ describe("T5Tokenizer", () => {
   });
 });
 
-describe("with the normalization table of a real model", () => {
+/** Its model is too large for this repository's own selection of the fixtures; CI has the collection. */
+const collected = join(root, "..", "shared", "golden", "o-t5-tokenizer.safetensors");
+const missing = !process.env.CI && !existsSync(collected);
+const skipped = missing ? " (needs ../shared/golden beside this checkout, which is not there)" : "";
+
+describe.skipIf(missing)(`with the normalization table of a real model${skipped}`, () => {
   let tokenizer: T5Tokenizer;
   beforeAll(async () => {
-    const path = join(root, "test", "golden", "fixtures", "o-t5-tokenizer.safetensors");
-    const file = await readSafetensors(path);
+    const file = await readSafetensors(collected);
     tokenizer = T5Tokenizer.fromSentencePiece(await file.read("input/spiece_model"));
     await file.close();
   });

@@ -185,7 +185,7 @@ describe("the adversarial game", () => {
       const trainer = await VaeTrainer.create({
         config: adversarial({}, (file) => void Object.assign(file, { compat })),
       });
-      await collect(trainer.run({ steps: 3 }));
+      await collect(trainer.run({ steps: 6 }));
       const value = await trainer.vae.decoder.timestep_scale_multiplier?.item();
       trainer.dispose();
       return value;
@@ -260,7 +260,7 @@ describe("the perceptual loss", () => {
     const { torchvision, layers } = await tinyLpips();
     const path = join(folder, "whole.safetensors");
     await writeState(path, new Map([...torchvision, ...layers]));
-    const out = join(folder, "whole");
+    const out = join(folder, "whole-paths");
     const config = adversarial(
       { adversarial_weight: 0, perceptual_weight: 0.5, perceptual_checkpoint: relative(process.cwd(), path) },
       (file) => {
