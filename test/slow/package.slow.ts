@@ -144,7 +144,7 @@ export const wrong = (pipeline: TextToVideo) => pipeline.generate({ prompts: [""
       "done: the pictures are in runs/tiny\n",
     );
     expect(run(consumer, "npx", "ltx-native", "sample", "--checkpoint", "runs/tiny", "--prompt", "zero")).toBe(
-      "samples/samples.gif\nsamples/samples.png\n",
+      "samples/samples.gif\nsamples/samples.png\nsamples/samples.txt\n",
     );
     expect(spawnSync("npx", ["ltx-native", "trian"], { cwd: consumer, env }).status).toBe(2);
   });
