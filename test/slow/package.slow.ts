@@ -73,7 +73,7 @@ describe("the package", () => {
     const x = ops.normal([2, 3], { seed: 1, step: 0, purpose: 1 });
     x.read().then((values) => {
       const fs = FS;
-      const loaded = [...new Set(fs.readFileSync("/proc/self/maps", "utf8").match(/\\/\\S+\\/lib(dnnl|gomp|OpenCL)\\.so\\S*/g))];
+      const loaded = [...new Set(fs.readFileSync("/proc/self/maps", "utf8").match(/\\/\\S+\\/lib(dnnl|gomp|OpenCL)\\.so\\S*/g))].sort();
       console.log(JSON.stringify({ version, device: device().name, values: Array.from(values), loaded }));
     });`;
 
