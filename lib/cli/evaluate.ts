@@ -2,7 +2,7 @@ import { Command } from "commander";
 import { type DigitScore, type Evaluation, evaluate, sideBySide } from "../pipelines/index.js";
 import { interruptible } from "./interrupt.js";
 import { type DrawFlags, drawOptions, whole } from "./options.js";
-import { type Output, standardOutput, writePictures } from "./output.js";
+import { type Output, showProgress, standardOutput, writePictures } from "./output.js";
 
 interface EvaluateFlags extends DrawFlags {
   clips: number;
@@ -30,20 +30,13 @@ export function evaluateCommand(): Command {
 function runEvaluate(flags: EvaluateFlags): Promise<number> {
   const output = standardOutput(flags.json === true);
   return interruptible(async (signal) => {
-    const onProgress = progress(output);
+    const onProgress = (what: string, done: number, total: number) =>
+      showProgress(output, { type: "progress", what, done, total }, what, done, total);
     const result = await evaluate(flags.checkpoint, { ...flags, signal, onProgress });
     if (flags.out !== undefined) await writeAll(output, flags.out, result);
     report(output, result);
     return 0;
   });
-}
-
-/** Progress as events, or as a line that a terminal overwrites. */
-function progress(output: Output): (what: string, done: number, total: number) => void {
-  return (what, done, total) => {
-    if (output.json) output.out(JSON.stringify({ type: "progress", what, done, total }));
-    else if (output.terminal) process.stderr.write(`\r${what} ${done}/${total}${done === total ? "\n" : ""}`);
-  };
 }
 
 async function writeAll(output: Output, folder: string, { vae, digits }: Evaluation): Promise<void> {

@@ -45,12 +45,15 @@ export async function writePictures(
   }
 }
 
-/** Reports sampling steps: an event each, or a line that a terminal overwrites. */
+/** Reports how far `what` has come: an event, or a line that a terminal overwrites. */
+export function showProgress(output: Output, event: object, what: string, done: number, total: number): void {
+  if (output.json) output.out(JSON.stringify(event));
+  else if (output.terminal) process.stderr.write(`\r${what} ${done}/${total}${done === total ? "\n" : ""}`);
+}
+
+/** Reports sampling steps. */
 export function sampleSteps(output: Output): (done: number, total: number) => void {
-  return (done, total) => {
-    if (output.json) output.out(JSON.stringify({ type: "sample-step", step: done, steps: total }));
-    else if (output.terminal) process.stderr.write(`\rstep ${done}/${total}${done === total ? "\n" : ""}`);
-  };
+  return (done, total) => showProgress(output, { type: "sample-step", step: done, steps: total }, "step", done, total);
 }
 
 /** Seconds between lines where no progress bar can be drawn. */

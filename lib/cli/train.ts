@@ -4,6 +4,7 @@ import { loadConfig, type RunConfig } from "../config/index.js";
 import { LtxError } from "../errors.js";
 import { packageRoot } from "../native.js";
 import { train } from "../training/index.js";
+import { interruptible } from "./interrupt.js";
 import { whole } from "./options.js";
 import { standardOutput, TrainReport } from "./output.js";
 
@@ -54,16 +55,11 @@ export function trainCommand(): Command {
 async function runTrain(flags: TrainFlags): Promise<number> {
   const output = standardOutput(flags.json === true);
   const report = new TrainReport(output);
-  const interrupt = new AbortController();
-  const onSignal = () => {
-    if (interrupt.signal.aborted) process.exit(130);
+  const onInterrupt = () => {
     report.stop();
     output.err("stopping after this step; a checkpoint will be written (once more to stop at once)");
-    interrupt.abort();
   };
-  process.on("SIGINT", onSignal);
-  process.on("SIGTERM", onSignal);
-  try {
+  const run = async (signal: AbortSignal) => {
     const { out, config } = await plan(flags);
     const { force, vae, init, textEncoder, device } = flags;
     const events = train({
@@ -74,7 +70,7 @@ async function runTrain(flags: TrainFlags): Promise<number> {
       init,
       textEncoder,
       device,
-      signal: interrupt.signal,
+      signal,
       warn: (message) => output.err(message),
     });
     let pictures = 0;
@@ -82,17 +78,14 @@ async function runTrain(flags: TrainFlags): Promise<number> {
       report.show(event);
       if (event.type === "picture") pictures++;
     }
-    if (interrupt.signal.aborted) {
+    if (signal.aborted) {
       output.err(`continue with: ltx-native train --resume ${out}`);
       return 130;
     }
     if (!output.json) output.out(pictures > 0 ? `done: the pictures are in ${out}` : `nothing left to do in ${out}`);
     return 0;
-  } finally {
-    report.stop();
-    process.off("SIGINT", onSignal);
-    process.off("SIGTERM", onSignal);
-  }
+  };
+  return interruptible(run, onInterrupt).finally(() => report.stop());
 }
 
 /** Where to run, and what: nothing to continue what is there. */

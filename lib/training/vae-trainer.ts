@@ -103,8 +103,9 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     const file = await findModelFile(path, "vae");
     this.vae.loadStateDict(await readVaeTensors(file));
     const { discriminator } = this.loss;
+    if (!discriminator) return;
     const { tensors } = await readTensors(file, (name) => name.startsWith(DISCRIMINATOR));
-    if (discriminator && tensors.size > 0) discriminator.loadStateDict(tensors, DISCRIMINATOR);
+    if (tensors.size > 0) discriminator.loadStateDict(tensors, DISCRIMINATOR);
   }
 
   /** Continues from a checkpoint that {@link Trainer.save} wrote. */

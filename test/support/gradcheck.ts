@@ -161,3 +161,10 @@ export const some = (shape: Shape, dtype: "f32" | "bf16" | "i32" = "f32"): Tenso
     { role: dtype === "i32" ? "i32" : "input", value: dtype === "i32" ? arr(shape) : draw(shape, 5) },
     dtype === "bf16" ? "bf16" : "f32",
   );
+
+/** A tensor that wants a gradient. */
+export function leaf(values: number[], shape = [values.length]): Tensor {
+  const t = Tensor.from(values, shape);
+  t.requiresGrad = true;
+  return t;
+}

@@ -18,18 +18,12 @@ import {
 } from "../../lib/ops/index.js";
 import { Adam } from "../../lib/optim/index.js";
 import { backward, device, isRecording, noGrad, scope, Tensor } from "../../lib/tensor/index.js";
-import { expectError, liveBytes } from "../support/gradcheck.js";
+import { expectError, leaf, liveBytes } from "../support/gradcheck.js";
 
 let start = 0;
 beforeEach(async () => {
   start = await liveBytes();
 });
-
-function leaf(values: number[], shape = [values.length]): Tensor {
-  const t = Tensor.from(values, shape);
-  t.requiresGrad = true;
-  return t;
-}
 
 const grad = async (t: Tensor) => [...((await t.grad?.read()) ?? [])];
 

@@ -1,18 +1,12 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { add, affine, linear, mul, reshape, silu, square, sum } from "../../lib/ops/index.js";
 import { backward, gradients, isRecording, noGrad, scope, Tensor } from "../../lib/tensor/index.js";
-import { expectError, liveBytes } from "../support/gradcheck.js";
+import { expectError, leaf, liveBytes } from "../support/gradcheck.js";
 
 let start = 0;
 beforeEach(async () => {
   start = await liveBytes();
 });
-
-function leaf(values: number[], shape = [values.length]): Tensor {
-  const t = Tensor.from(values, shape);
-  t.requiresGrad = true;
-  return t;
-}
 
 const values = async (t: Tensor) => [...(await t.read())];
 
