@@ -27,7 +27,7 @@ export interface MemoryStats {
 interface Addon {
   interfaceVersion: number;
   ops(): [name: string, operands: string, scalars: string][];
-  open(library: string): number;
+  open(library: string, index: number): number;
   bind(ids: Int32Array, scalars: Float64Array): void;
   empty(device: number, dtype: number, group: number, dims: number): number;
   view(id: number, dims: number, offset: number): number;
@@ -85,9 +85,12 @@ function wrap(error: unknown): LtxError {
   return new LtxError(known.find((k) => k === code) ?? "native", message, { cause: error });
 }
 
-/** Opens a backend's library; the number is the device's handle. Throws with the reason when it can't be used. */
-export function openLibrary(path: string): number {
-  return translate(() => addon.open(path));
+/**
+ * Opens the device of that index of a backend's library; the number is its handle. Throws with the reason when it can't
+ * be used.
+ */
+export function openLibrary(path: string, index = 0): number {
+  return translate(() => addon.open(path, index));
 }
 
 /** The backend libraries beside the addon: `libltx_<name>.so`. */

@@ -29,7 +29,8 @@ Napi::Value ops(const Info& info) {
 
 Napi::Value open(const Info& info) {
   try {
-    return Napi::Number::New(info.Env(), Environment::of(info.Env()).open(info[0].As<Napi::String>()));
+    return Napi::Number::New(info.Env(),
+                             Environment::of(info.Env()).open(info[0].As<Napi::String>(), integer(info, 1)));
   } catch (const std::runtime_error& error) {
     throw Napi::Error::New(info.Env(), error.what());
   }
@@ -118,9 +119,7 @@ Napi::Value set_limit(const Info& info) {
 }
 
 Napi::Value describe(const Info& info) {
-  char json[1024] = "{}";
-  Environment::of(info.Env()).device(integer(info, 0))->backend()->describe(json, sizeof json);
-  return Napi::String::New(info.Env(), json);
+  return Napi::String::New(info.Env(), Environment::of(info.Env()).device(integer(info, 0))->description());
 }
 
 Napi::Value profiling(const Info& info) {

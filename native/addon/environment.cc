@@ -11,26 +11,32 @@ namespace ltx {
 namespace {
 
 // Devices are shared by all environments of the process and closed with the last of them.
-std::shared_ptr<Device> shared_device(const std::string& library) {
+std::shared_ptr<Device> shared_device(const std::string& library, int index) {
   static std::mutex mutex;
-  static std::map<std::string, std::weak_ptr<Device>> devices;
+  static std::map<std::pair<std::string, int>, std::weak_ptr<Device>> devices;
   std::lock_guard lock(mutex);
-  if (auto device = devices[library].lock()) return device;
-  auto device = Device::open(library);
+  auto& known = devices[{library, index}];
+  if (auto device = known.lock()) return device;
+  auto device = Device::open(library, index);
   if (const char* limit = std::getenv("LTX_MEMORY_LIMIT"))
     device->allocator().set_limit(std::strtoull(limit, nullptr, 10));
-  devices[library] = device;
+  known = device;
   return device;
 }
 
-// Waits until all that is queued now has run.
-void wait_for(Device& device, const std::shared_ptr<Client>& client) {
+// Gives the blocks that are cached now back to the backend, once nothing that is queued uses them any more.
+void trim(Device& device, const std::shared_ptr<Client>& client) {
+  const auto blocks = device.allocator().detach_cached();
   std::promise<void> reached;
   Task task;
   task.client = client;
-  task.action = [&](bool) { reached.set_value(); };
+  task.action = [&, backend = device.backend()](bool) {
+    backend->wait(backend->context);
+    reached.set_value();
+  };
   device.enqueue(std::move(task));
   reached.get_future().wait();
+  device.allocator().free_blocks(blocks);
 }
 
 Napi::Error coded(Napi::Env env, const char* code, const std::string& message) {
@@ -41,13 +47,46 @@ Napi::Error coded(Napi::Env env, const char* code, const std::string& message) {
 
 }  // namespace
 
-// A promise on its way back to JavaScript, with the bytes that were read.
+// A promise on its way back to JavaScript, with the bytes that were read. The device outlives it: the environment holds
+// the device until its client is drained, and the read holds the client.
 struct Environment::Settlement {
   napi_deferred deferred = nullptr;
+  napi_threadsafe_function function = nullptr;
+  Device* device = nullptr;
+  std::shared_ptr<Client> client;
   void* data = nullptr;
   size_t bytes = 0;
   std::string error;
   ~Settlement() { std::free(data); }
+
+  // The worker's part: waits for nothing, so that the device has work while JavaScript waits.
+  void start(const void* from) {
+    if (client->cancelled()) return finish();
+    error = client->take_error();
+    if (error.empty() && bytes && !(data = std::malloc(bytes))) {
+      error = "out of memory: " + std::to_string(bytes) + " bytes on the host";
+    }
+    if (!error.empty()) return finish();
+    device->hold(*client);
+    const LtxBackend* backend = device->backend();
+    const auto done = [](void* argument, const char* reason) {
+      auto* self = static_cast<Settlement*>(argument);
+      Device* const device = self->device;
+      const auto client = self->client;
+      if (reason) self->error = "[" + std::string(device->backend()->name) + "] " + reason;
+      self->finish();
+      device->unhold(*client);
+    };
+    backend->copy_out(backend->context, data, from, bytes, done, this);
+  }
+
+ private:
+  // Hands this over to the JavaScript thread, unless nobody is left there.
+  void finish() {
+    if (client->cancelled() || napi_call_threadsafe_function(function, this, napi_tsfn_nonblocking) != napi_ok) {
+      delete this;
+    }
+  }
 };
 
 Environment::Environment(Napi::Env env) : env_(env), tensors_(1) {
@@ -66,26 +105,28 @@ Environment::~Environment() { close(); }
 
 void Environment::close() {
   if (devices_.empty() && tensors_.empty()) return;
-  client_->cancel();
+  for (auto& [device, client] : devices_) client->cancel();
   tensors_.clear();
   free_ids_.clear();
-  for (auto& device : devices_) device->drain(client_);
+  for (auto& [device, client] : devices_) device->drain(client);
   devices_.clear();
 }
 
-int Environment::open(const std::string& library) {
-  auto device = shared_device(library);
+int Environment::open(const std::string& library, int index) {
+  auto device = shared_device(library, index);
   for (size_t i = 0; i < devices_.size(); ++i) {
-    if (devices_[i] == device) return static_cast<int>(i);
+    if (devices_[i].device == device) return static_cast<int>(i);
   }
-  devices_.push_back(device);
+  devices_.push_back({device});
   return static_cast<int>(devices_.size()) - 1;
 }
 
-const std::shared_ptr<Device>& Environment::device(int index) const {
+const Environment::Opened& Environment::opened(int index) const {
   if (index < 0 || index >= static_cast<int>(devices_.size())) throw Napi::Error::New(env_, "no such device");
   return devices_[index];
 }
+
+const std::shared_ptr<Device>& Environment::device(int index) const { return opened(index).device; }
 
 TensorRecord& Environment::tensor(int32_t id) {
   if (id <= 0 || id >= static_cast<int32_t>(tensors_.size()) || !tensors_[id].storage) {
@@ -112,14 +153,13 @@ int32_t Environment::create(int device_index, LtxDtype dtype, MemoryGroup group,
   record.dims = dims;
   record.dtype = dtype;
   for (int i = 0; i < dims; ++i) record.shape[i] = static_cast<int64_t>(shape[i]);
-  const auto& owner = device(device_index);
+  const auto& [owner, client] = opened(device_index);
   try {
-    record.storage = std::make_shared<Storage>(owner, client_, record.bytes(), group);
+    record.storage = std::make_shared<Storage>(owner, client, record.bytes(), group);
   } catch (const OutOfMemory&) {
-    wait_for(*owner, client_);
-    owner->allocator().trim();
+    trim(*owner, client);
     try {
-      record.storage = std::make_shared<Storage>(owner, client_, record.bytes(), group);
+      record.storage = std::make_shared<Storage>(owner, client, record.bytes(), group);
     } catch (const OutOfMemory& error) {
       throw coded(env_, "out_of_memory", error.what());
     }
@@ -152,10 +192,10 @@ void Environment::upload(int32_t id, const void* data, size_t bytes) {
   std::memcpy(copy.get(), data, bytes);
   target.storage->touch();
   Task task;
-  task.client = client_;
+  task.client = target.storage->client();
   task.action = [copy, bytes, destination = target.view().data,
                  backend = target.storage->device()->backend()](bool skip) {
-    if (!skip) backend->copy_in(destination, copy.get(), bytes);
+    if (!skip) backend->copy_in(backend->context, destination, copy.get(), bytes);
   };
   target.storage->device()->enqueue(std::move(task));
 }
@@ -168,7 +208,6 @@ void Environment::run(int op, const int32_t* operands, int tensor_count, const d
     throw coded(env_, "native", "[" + std::string(op_name(op)) + "] wrong number of operands or scalars");
   }
   Task task;
-  task.client = client_;
   task.op = op;
   task.tensors.resize(tensor_count);
   Device* target = nullptr;
@@ -188,6 +227,7 @@ void Environment::run(int op, const int32_t* operands, int tensor_count, const d
       throw coded(env_, "native", "[" + std::string(op_name(op)) + "] operands are on different devices");
     }
     target = record.storage->device().get();
+    task.client = record.storage->client();
     if (i >= expected.first_output) record.storage->touch();
     task.tensors[i] = record.view();
   }
@@ -196,36 +236,21 @@ void Environment::run(int op, const int32_t* operands, int tensor_count, const d
   target->enqueue(std::move(task));
 }
 
-Napi::Promise Environment::await(const std::shared_ptr<Device>& device, TensorRecord* source) {
+Napi::Promise Environment::await(Device* device, const std::shared_ptr<Client>& client, const TensorRecord* source) {
   napi_deferred deferred;
   napi_value promise;
   if (napi_create_promise(env_, &deferred, &promise) != napi_ok) throw Napi::Error::New(env_);
   auto* settlement = new Settlement;
   settlement->deferred = deferred;
-  const size_t bytes = source ? source->bytes() : 0;
+  settlement->function = settle_function_;
+  settlement->device = device;
+  settlement->client = client;
+  settlement->bytes = source ? source->bytes() : 0;
   const void* from = source ? source->view().data : nullptr;
   if (pending_reads_++ == 0) napi_ref_threadsafe_function(env_, settle_function_);
   Task task;
-  task.client = client_;
-  task.action = [settlement, bytes, from, client = client_, backend = device->backend(),
-                 function = settle_function_](bool) {
-    if (client->cancelled()) {
-      delete settlement;
-      return;
-    }
-    if (client->failed()) {
-      settlement->error = client->take_error();
-    } else if (bytes) {
-      settlement->data = std::malloc(bytes);
-      settlement->bytes = bytes;
-      if (settlement->data) {
-        backend->copy_out(settlement->data, from, bytes);
-      } else {
-        settlement->error = "out of memory: " + std::to_string(bytes) + " bytes on the host";
-      }
-    }
-    if (napi_call_threadsafe_function(function, settlement, napi_tsfn_nonblocking) != napi_ok) delete settlement;
-  };
+  task.client = client;
+  task.action = [settlement, from](bool) { settlement->start(from); };
   device->enqueue(std::move(task));
   return Napi::Promise(env_, promise);
 }
@@ -259,9 +284,12 @@ void Environment::settle(napi_env env, napi_value, void* context, void* data) {
 
 Napi::Promise Environment::read(int32_t id) {
   TensorRecord& source = tensor(id);
-  return await(source.storage->device(), &source);
+  return await(source.storage->device().get(), source.storage->client(), &source);
 }
 
-Napi::Promise Environment::synchronize(int index) { return await(device(index), nullptr); }
+Napi::Promise Environment::synchronize(int index) {
+  const auto& [device, client] = opened(index);
+  return await(device.get(), client, nullptr);
+}
 
 }  // namespace ltx

@@ -15,7 +15,7 @@ class Environment {
   ~Environment();
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 
-  int open(const std::string& library);
+  int open(const std::string& library, int index);
   const std::shared_ptr<Device>& device(int index) const;
 
   int32_t create(int device, LtxDtype dtype, MemoryGroup group, int dims, const double* shape);
@@ -36,14 +36,19 @@ class Environment {
 
  private:
   struct Settlement;
+  // A client each: failures and what is pending belong to one device.
+  struct Opened {
+    std::shared_ptr<Device> device;
+    std::shared_ptr<Client> client = std::make_shared<Client>();
+  };
+  const Opened& opened(int index) const;
   int32_t insert(TensorRecord record);
-  Napi::Promise await(const std::shared_ptr<Device>& device, TensorRecord* source);
+  Napi::Promise await(Device* device, const std::shared_ptr<Client>& client, const TensorRecord* source);
   void close();
   static void settle(napi_env env, napi_value, void* context, void* data);
 
   Napi::Env env_;
-  std::shared_ptr<Client> client_ = std::make_shared<Client>();
-  std::vector<std::shared_ptr<Device>> devices_;
+  std::vector<Opened> devices_;
   std::vector<TensorRecord> tensors_;  // index = id; 0 is no tensor
   std::vector<int32_t> free_ids_;
   napi_threadsafe_function settle_function_ = nullptr;

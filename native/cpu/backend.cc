@@ -35,7 +35,7 @@ const LtxKernel kKernels[] = {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
-void* allocate(size_t bytes) {
+void* allocate(void*, size_t bytes) {
   const bool huge = bytes >= 2 * kHugePage;
   void* block = nullptr;
   if (posix_memalign(&block, huge ? kHugePage : 64, bytes) != 0) return nullptr;
@@ -43,15 +43,27 @@ void* allocate(size_t bytes) {
   return block;
 }
 
-void release(void* block, size_t) { std::free(block); }
-void copy_in(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
-void copy_out(void* host, const void* device, size_t bytes) { std::memcpy(host, device, bytes); }
+void release(void*, void* block, size_t) { std::free(block); }
+void copy_in(void*, void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
 
-size_t memory_total() {
+void copy_out(void*, void* host, const void* device, size_t bytes, LtxDone done, void* argument) {
+  if (bytes) std::memcpy(host, device, bytes);
+  done(argument, nullptr);
+}
+
+// Kernels are done when they return.
+void wait(void*) {}
+
+void free_cache(void*, void* state) { free_weight_cache(state); }
+
+// Packed weights are looked at by version whenever they are used.
+void refresh(void*, const LtxTensor*) {}
+
+size_t memory_total(void*) {
   return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
 }
 
-void describe(char* json, size_t size) {
+void describe(void*, char* json, size_t size) {
   const dnnl_version_t* v = dnnl_version();
   std::snprintf(json, size, R"({"isa":"%s","threads":%d,"onednn":"%d.%d.%d","onednn_isa":%d})", LTX_CPU_ISA,
                 omp_get_max_threads(), v->major, v->minor, v->patch, static_cast<int>(dnnl_get_effective_cpu_isa()));
@@ -67,8 +79,26 @@ bool supported() {
 #endif
 }
 
-const LtxBackend kBackend = {LTX_BACKEND_VERSION, LTX_OP_COUNT, "cpu",   kKernels, allocate, release, copy_in, copy_out,
-                             free_weight_cache,   memory_total, describe};
+const LtxBackend kBackend = {
+    .version = LTX_BACKEND_VERSION,
+    .op_count = LTX_OP_COUNT,
+    .name = "cpu",
+    .context = nullptr,
+    .kernels = kKernels,
+    .allocate = allocate,
+    .release = release,
+    .copy_in = copy_in,
+    .copy_out = copy_out,
+    .wait = wait,
+    .free_cache = free_cache,
+    .refresh = refresh,
+    .memory_total = memory_total,
+    .describe = describe,
+    .record_begin = nullptr,
+    .record_end = nullptr,
+    .replay = nullptr,
+    .free_recording = nullptr,
+};
 
 }  // namespace
 
@@ -94,10 +124,14 @@ void* scratch(int slot, size_t bytes) {
 
 }  // namespace ltx::cpu
 
-extern "C" __attribute__((visibility("default"))) const LtxBackend* ltx_backend(uint32_t version, char* reason,
-                                                                                size_t reason_size) {
+extern "C" __attribute__((visibility("default"))) const LtxBackend* ltx_backend(uint32_t version, int device,
+                                                                                char* reason, size_t reason_size) {
   if (version != LTX_BACKEND_VERSION) {
     std::snprintf(reason, reason_size, "backend interface %d, runtime asks for %u", LTX_BACKEND_VERSION, version);
+    return nullptr;
+  }
+  if (device != 0) {
+    std::snprintf(reason, reason_size, "there is one CPU device, 0; %d was asked for", device);
     return nullptr;
   }
   if (!ltx::cpu::supported()) {

@@ -96,7 +96,7 @@ void matmul_forward(Operand x, Operand w, Operand bias, Operand residual, Operan
   if (broken_in_bf16(x, x.columns())) {
     const LtxTensor operands[] = {*x.tensor, *w.tensor, *bias.tensor, *residual.tensor, *y.tensor, *pre.tensor};
     const double scalars[] = {static_cast<double>(act)};
-    const LtxCall raw = {operands, scalars, 6, 1, nullptr, 0};
+    const LtxCall raw = {nullptr, operands, scalars, 6, 1, nullptr, 0};
     return run_in_f32(Call{&raw}, 4, [](const Call& c) {
       matmul_forward(c[0], c[1], c[2], c[3], c[4], c[5], static_cast<Unary>(c.integer(0)));
     });
@@ -133,7 +133,7 @@ void matmul_backward_input(Operand dy, Operand w, Operand dx, bool accumulate) {
   if (broken_in_bf16(dy, dy.columns())) {
     const LtxTensor operands[] = {*dy.tensor, *w.tensor, *dx.tensor};
     const double scalars[] = {static_cast<double>(accumulate)};
-    const LtxCall raw = {operands, scalars, 3, 1, nullptr, 0};
+    const LtxCall raw = {nullptr, operands, scalars, 3, 1, nullptr, 0};
     return run_in_f32(Call{&raw}, 2, [](const Call& c) { matmul_backward_input(c[0], c[1], c[2], c.integer(0) != 0); });
   }
   const int64_t rows = dx.size() / dx.columns(), in = dx.columns(), out = dy.columns();
@@ -161,7 +161,7 @@ void matmul_backward_weight(Operand x, Operand dy, Operand dw, Operand dbias) {
   }
   if (broken_in_bf16(x, x.rows())) {
     const LtxTensor operands[] = {*x.tensor, *dy.tensor, *dw.tensor, *dbias.tensor};
-    const LtxCall raw = {operands, nullptr, 4, 0, nullptr, 0};
+    const LtxCall raw = {nullptr, operands, nullptr, 4, 0, nullptr, 0};
     return run_in_f32(Call{&raw}, 2, [](const Call& c) { matmul_backward_weight(c[0], c[1], c[2], c[3]); });
   }
   const int64_t rows = x.size() / x.columns(), in = x.columns(), out = dy.columns();
@@ -172,7 +172,7 @@ void matmul_backward_weight(Operand x, Operand dy, Operand dw, Operand dbias) {
   }).run({{DNNL_ARG_SRC, dy.data<void>()}, {DNNL_ARG_WEIGHTS, x.data<void>()}, {DNNL_ARG_DST, dw.data<void>()}});
   if (!dbias) return;
   const LtxTensor operands[] = {*dy.tensor, *dbias.tensor};
-  const LtxCall raw = {operands, nullptr, 2, 0, nullptr, 0};
+  const LtxCall raw = {nullptr, operands, nullptr, 2, 0, nullptr, 0};
   sum_rows(Call{&raw});
 }
 

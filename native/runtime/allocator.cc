@@ -22,24 +22,26 @@ std::string mebibytes(size_t bytes) {
 
 }  // namespace
 
-Allocator::Allocator(const LtxBackend* backend) : backend_(backend) { stats_.limit = backend->memory_total(); }
+Allocator::Allocator(const LtxBackend* backend) : backend_(backend) {
+  stats_.limit = backend->memory_total(backend->context);
+}
 
-Allocator::~Allocator() { trim(); }
+Allocator::~Allocator() { free_blocks(detach_cached()); }
 
 Allocator::Block Allocator::allocate(size_t bytes, MemoryGroup group) {
   if (bytes == 0) return {};
   const size_t size = round_up(bytes);
   std::lock_guard lock(mutex_);
   Block block;
-  if (auto found = free_.lower_bound(size); found != free_.end() && found->first <= size + size / 4) {
+  if (auto found = free_.lower_bound({size, nullptr}); found != free_.end() && found->first <= size + size / 4) {
     block = {found->second, found->first};
     stats_.cached -= block.bytes;
     free_.erase(found);
   } else {
     // Cached blocks count against the limit, but they can't be freed here: queued work may still use them. The caller
-    // waits for the stream, trims and tries again.
+    // detaches them, waits for the stream, frees them and tries again.
     if (stats_.live + stats_.cached + size > stats_.limit) throw OutOfMemory(report(bytes));
-    block = {backend_->allocate(size), size};
+    block = {backend_->allocate(backend_->context, size), size};
     if (!block.data) throw OutOfMemory(report(bytes));
     ++stats_.allocations;
   }
@@ -58,11 +60,18 @@ void Allocator::release(Block block, MemoryGroup group) {
   free_.emplace(block.bytes, block.data);
 }
 
-void Allocator::trim() {
+std::vector<Allocator::Block> Allocator::detach_cached() {
   std::lock_guard lock(mutex_);
-  for (auto [bytes, data] : free_) backend_->release(data, bytes);
+  std::vector<Block> blocks;
+  blocks.reserve(free_.size());
+  for (const auto& [bytes, data] : free_) blocks.push_back({data, bytes});
   free_.clear();
   stats_.cached = 0;
+  return blocks;
+}
+
+void Allocator::free_blocks(const std::vector<Block>& blocks) {
+  for (const Block& block : blocks) backend_->release(backend_->context, block.data, block.bytes);
 }
 
 MemoryStats Allocator::stats() {

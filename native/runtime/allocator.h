@@ -1,13 +1,19 @@
 // A caching allocator in stream order: a block that is given back can be handed out at once, because whatever uses it
 // next is queued behind whatever used it last on the device's only stream.
+//
+// Which cached block is handed out depends on the sizes and addresses of those there are, not on the order in which
+// they came back: a step of fixed shapes finds the addresses of the step before, and so can be replayed
+// (step_recorder.h).
 #pragma once
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "backend.h"
 
@@ -43,8 +49,9 @@ class Allocator {
   // Throws OutOfMemory with a report by group. Zero bytes give a null block.
   Block allocate(size_t bytes, MemoryGroup group);
   void release(Block block, MemoryGroup group);
-  // Gives the cached blocks back to the backend; only when nothing queued may still use them.
-  void trim();
+  // Takes the cached blocks out, for free_blocks once all that was queued before has run.
+  std::vector<Block> detach_cached();
+  void free_blocks(const std::vector<Block>& blocks);
 
   MemoryStats stats();
   void reset_peak();
@@ -54,7 +61,7 @@ class Allocator {
   std::string report(size_t bytes);
   const LtxBackend* backend_;
   std::mutex mutex_;
-  std::multimap<size_t, void*> free_;
+  std::set<std::pair<size_t, void*>, std::less<>> free_;  // by size, then address
   MemoryStats stats_;
 };
 

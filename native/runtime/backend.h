@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 // Raised whenever a struct below or the meaning of a line in ops.def changes.
-#define LTX_BACKEND_VERSION 2
+#define LTX_BACKEND_VERSION 3
 #define LTX_MAX_DIMS 8
 
 typedef enum LtxDtype { LTX_F32 = 0, LTX_BF16 = 1, LTX_I32 = 2, LTX_U8 = 3 } LtxDtype;
@@ -31,6 +31,7 @@ typedef struct LtxTensor {
 } LtxTensor;
 
 typedef struct LtxCall {
+  void* context;  // LtxBackend's
   const LtxTensor* tensors;
   const double* scalars;
   int32_t tensor_count;
@@ -48,22 +49,41 @@ enum {
   LTX_OP_COUNT
 };
 
+// error is NULL, or why the device could not do what was queued.
+typedef void (*LtxDone)(void* argument, const char* error);
+
+// All functions but allocate and memory_total are called on the device's worker thread, one at a time. A backend may do
+// its work later, in the order of the calls.
 typedef struct LtxBackend {
   uint32_t version;
   uint32_t op_count;
   const char* name;
-  const LtxKernel* kernels;         // op_count of them, in the order of ops.def
-  void* (*allocate)(size_t bytes);  // NULL when out of memory
-  void (*release)(void* block, size_t bytes);
-  void (*copy_in)(void* device, const void* host, size_t bytes);
-  void (*copy_out)(void* host, const void* device, size_t bytes);
-  void (*free_cache)(void* state);
-  size_t (*memory_total)(void);               // bytes that the device can give at most
-  void (*describe)(char* json, size_t size);  // a JSON object: instruction set, threads, library versions
+  void* context;             // of this device; handed to every function and, in LtxCall, to every kernel
+  const LtxKernel* kernels;  // op_count of them, in the order of ops.def
+  void* (*allocate)(void* context, size_t bytes);             // NULL when out of memory
+  void (*release)(void* context, void* block, size_t bytes);  // also on other threads, when nothing uses the block
+  void (*copy_in)(void* context, void* device, const void* host, size_t bytes);  // host may change at once
+  // Calls done once all earlier work is done and the bytes (there may be none) are in host: perhaps on another thread,
+  // perhaps before copy_out returns.
+  void (*copy_out)(void* context, void* host, const void* device, size_t bytes, LtxDone done, void* argument);
+  void (*wait)(void* context);  // until all earlier work is done
+  void (*free_cache)(void* context, void* state);
+  // Brings up to date what the backend keeps beside a parameter, if it keeps anything.
+  void (*refresh)(void* context, const LtxTensor* parameter);
+  size_t (*memory_total)(void* context);                     // bytes that the device can give at most
+  void (*describe)(void* context, char* json, size_t size);  // a JSON object: instruction set, threads, versions
+  // Recordings: NULL where the backend has none. Between record_begin and record_end kernels are noted and not run;
+  // replay runs them all. record_end returns NULL, replay nonzero with the reason when that can't be done: the kernels
+  // are then to be called anew. A recording that is stale (its scratch memory moved) is refused by replay.
+  int (*record_begin)(void* context, char* reason, size_t size);
+  void* (*record_end)(void* context, char* reason, size_t size);
+  int (*replay)(void* context, void* recording, char* reason, size_t size);
+  void (*free_recording)(void* context, void* recording);
 } LtxBackend;
 
-// Returns NULL and writes the reason when this machine can't run the backend or the version differs.
-typedef const LtxBackend* (*LtxBackendEntry)(uint32_t version, char* reason, size_t reason_size);
+// device: 0 is the first of its kind. Returns NULL and writes the reason when this machine can't run the backend or the
+// version differs.
+typedef const LtxBackend* (*LtxBackendEntry)(uint32_t version, int device, char* reason, size_t reason_size);
 
 #ifdef __cplusplus
 }

@@ -32,7 +32,7 @@ std::string Client::take_error() {
   return std::exchange(error_, {});
 }
 
-std::shared_ptr<Device> Device::open(const std::string& library) {
+std::shared_ptr<Device> Device::open(const std::string& library, int index) {
   // OpenMP's own default spins for milliseconds at the end of every parallel region. When anything else wants a core
   // (another process, Node itself) each region then waits for a whole time slice; about 50 microseconds are enough to
   // bridge the gap between two kernels. Read by libgomp when it is loaded, which is here.
@@ -42,16 +42,14 @@ std::shared_ptr<Device> Device::open(const std::string& library) {
   const auto entry = reinterpret_cast<LtxBackendEntry>(dlsym(handle, "ltx_backend"));
   if (!entry) throw std::runtime_error(library + " exports no ltx_backend");
   char reason[512] = "no reason given";
-  const LtxBackend* backend = entry(LTX_BACKEND_VERSION, reason, sizeof reason);
+  const LtxBackend* backend = entry(LTX_BACKEND_VERSION, index, reason, sizeof reason);
   if (!backend) throw std::runtime_error(reason);
   if (backend->op_count != LTX_OP_COUNT) throw std::runtime_error(library + " was built from another op table");
-  return std::make_shared<Device>(backend, library);
+  return std::make_shared<Device>(backend);
 }
 
-Device::Device(const LtxBackend* backend, std::string library)
-    : backend_(backend), library_(std::move(library)), allocator_(backend), profile_(LTX_OP_COUNT), worker_([this] {
-        work();
-      }) {}
+Device::Device(const LtxBackend* backend)
+    : backend_(backend), allocator_(backend), profile_(LTX_OP_COUNT), worker_([this] { work(); }) {}
 
 Device::~Device() {
   {
@@ -75,23 +73,43 @@ void Device::drain(const std::shared_ptr<Client>& client) {
   drained_.wait(lock, [&] { return client->pending_ == 0; });
 }
 
+void Device::hold(Client& client) {
+  std::lock_guard lock(mutex_);
+  ++client.pending_;
+}
+
+void Device::unhold(Client& client) {
+  // Under the lock to the end: once drained, the client's last user may take the device away.
+  std::lock_guard lock(mutex_);
+  if (--client.pending_ == 0) drained_.notify_all();
+}
+
 void Device::work() {
+  char json[1024] = "{}";
+  backend_->describe(backend_->context, json, sizeof json);
+  describing_.set_value(json);
   std::unique_lock lock(mutex_);
   for (;;) {
     waiting_ = true;
     ready_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
     waiting_ = false;
-    if (queue_.empty()) return;
+    if (queue_.empty()) break;
     Task task = std::move(queue_.front());
     queue_.pop_front();
     if (queue_.size() == kQueueLimit - 1) room_.notify_all();
     lock.unlock();
     run(task);
-    // The closure may own tensors of its client: it must be gone before the client counts as drained.
-    task.action = nullptr;
+    finish(task);
     lock.lock();
-    if (--task.client->pending_ == 0) drained_.notify_all();
   }
+  lock.unlock();
+  backend_->wait(backend_->context);
+}
+
+void Device::finish(Task& task) {
+  // The closure may own tensors of its client: it must be gone before the client counts as drained.
+  task.action = nullptr;
+  unhold(*task.client);
 }
 
 void Device::run(Task& task) {
@@ -99,16 +117,20 @@ void Device::run(Task& task) {
   if (task.op < 0) return task.action(skip);
   if (skip) return;
   char error[1024] = "";
-  const LtxCall call{task.tensors.data(),
+  const LtxCall call{backend_->context,
+                     task.tensors.data(),
                      task.scalars.data(),
                      static_cast<int32_t>(task.tensors.size()),
                      static_cast<int32_t>(task.scalars.size()),
                      error,
                      sizeof error};
+  // Waiting before and after makes the times the device's own.
   const bool timed = profiling_.load(std::memory_order_relaxed);
+  if (timed) backend_->wait(backend_->context);
   const auto start = timed ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
   if (backend_->kernels[task.op](&call) != 0) task.client->fail("[" + std::string(op_name(task.op)) + "] " + error);
   if (timed) {
+    backend_->wait(backend_->context);
     std::lock_guard lock(profile_mutex_);
     profile_[task.op].seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     ++profile_[task.op].calls;

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -15,7 +16,7 @@
 
 namespace ltx {
 
-// One user of a device: a JavaScript environment. Its first failure is kept until the next await asks for it; until
+// One user of one device: a JavaScript environment. Its first failure is kept until the next await asks for it; until
 // then the rest of its queued work is skipped, since it would compute on garbage.
 class Client {
  public:
@@ -31,7 +32,7 @@ class Client {
   std::atomic<bool> cancelled_{false}, failed_{false};
   std::mutex mutex_;
   std::string error_;
-  int64_t pending_ = 0;  // guarded by the device's queue mutex
+  int64_t pending_ = 0;  // tasks and holds; guarded by the device's queue mutex
 };
 
 struct Task {
@@ -44,16 +45,19 @@ struct Task {
 
 class Device {
  public:
-  // Opens the shared library of a backend. Throws std::runtime_error with the reason when it can't be used.
-  static std::shared_ptr<Device> open(const std::string& library);
+  // Opens one of a backend's devices. Throws std::runtime_error with the reason when it can't be used.
+  static std::shared_ptr<Device> open(const std::string& library, int index);
 
-  Device(const LtxBackend* backend, std::string library);
+  explicit Device(const LtxBackend* backend);
   ~Device();
 
   // Blocks while the queue is full.
   void enqueue(Task task);
-  // Returns when nothing that the client queued is left.
+  // Returns when nothing that the client queued or holds is left.
   void drain(const std::shared_ptr<Client>& client);
+  // From the worker, for what the backend ends later: the client is not drained before the unhold, on any thread.
+  void hold(Client& client);
+  void unhold(Client& client);
 
   // At most one kernel profile at a time: seconds and calls by op since it was switched on.
   void set_profiling(bool on);
@@ -64,16 +68,17 @@ class Device {
   std::vector<OpTime> profile();
 
   const LtxBackend* backend() const { return backend_; }
-  const std::string& library() const { return library_; }
+  // A JSON object.
+  const std::string& description() const { return description_.get(); }
   Allocator& allocator() { return allocator_; }
 
  private:
   void work();
+  void finish(Task& task);
   void run(Task& task);
 
   static constexpr size_t kQueueLimit = 8192;
   const LtxBackend* backend_;
-  std::string library_;
   Allocator allocator_;
   std::mutex mutex_;
   std::condition_variable ready_, room_, drained_;
@@ -82,6 +87,8 @@ class Device {
   std::atomic<bool> profiling_{false};
   std::mutex profile_mutex_;
   std::vector<OpTime> profile_;
+  std::promise<std::string> describing_;
+  std::shared_future<std::string> description_ = describing_.get_future();
   std::thread worker_;  // last: it uses all of the above
 };
 

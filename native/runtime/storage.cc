@@ -9,7 +9,7 @@ Storage::~Storage() {
     task.client = client_;
     std::shared_ptr<LtxCache> cache(cache_.release());
     task.action = [cache, backend = device_->backend()](bool) {
-      if (cache->state) backend->free_cache(cache->state);
+      if (cache->state) backend->free_cache(backend->context, cache->state);
       cache->state = nullptr;
     };
     device_->enqueue(std::move(task));

@@ -23,6 +23,7 @@ class Storage {
 
   void* data() const { return block_.data; }
   const std::shared_ptr<Device>& device() const { return device_; }
+  const std::shared_ptr<Client>& client() const { return client_; }
   uint64_t version() const { return version_; }
   void touch() { ++version_; }
   LtxCache* cache() const { return cache_.get(); }
