@@ -2,8 +2,8 @@
  * The typed face of the addon: the only file that loads it. Arguments are checked above (lib/tensor, lib/ops); here a
  * tensor is its number.
  */
-import { existsSync, readdirSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { readdirSync, statSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { type ErrorCode, LtxError } from "./errors.js";
 
 /** The order is that of LtxDtype in native/runtime/backend.h. */
@@ -93,13 +93,21 @@ export function openLibrary(path: string, index = 0): number {
   return translate(() => addon.open(path, index));
 }
 
-/** The backend libraries beside the addon: `libltx_<name>.so`. */
+/** Where backend libraries are looked for: beside the addon, then where LTX_BACKEND_PATH (colon-separated) says. */
+export function backendFolders(): string[] {
+  return [folder, ...(process.env.LTX_BACKEND_PATH ?? "").split(":").filter((path) => path !== "")];
+}
+
+/** The backend libraries `libltx_<name>.so`; the first folder that has a name counts. */
 export function backendLibraries(): { name: string; path: string }[] {
-  if (!existsSync(folder)) return [];
-  return readdirSync(folder)
-    .map((file) => /^libltx_(\w+)\.so$/.exec(file))
-    .filter((match) => match !== null)
-    .map((match) => ({ name: match[1], path: join(folder, match[0]) }));
+  const found = new Map<string, string>();
+  for (const parent of backendFolders().filter((path) => statSync(path, { throwIfNoEntry: false })?.isDirectory())) {
+    for (const file of readdirSync(parent)) {
+      const name = /^libltx_(\w+)\.so$/.exec(file)?.[1];
+      if (name && !found.has(name)) found.set(name, resolve(parent, file));
+    }
+  }
+  return [...found].map(([name, path]) => ({ name, path }));
 }
 
 export function empty(device: number, dtype: DType, group: MemoryGroup, shape: readonly number[]): number {

@@ -1,6 +1,7 @@
 import { arch, cpus, platform, totalmem } from "node:os";
 import { Command } from "commander";
-import { backends, device } from "../tensor/index.js";
+import { LtxError } from "../errors.js";
+import { backends, Device, device } from "../tensor/index.js";
 import { version } from "../version.js";
 import { standardOutput } from "./output.js";
 
@@ -16,15 +17,15 @@ export function infoCommand(): Command {
 function showInfo(json: boolean): number {
   const output = standardOutput(json);
   const found = backends();
-  const usable = found.find((b) => b.available) !== undefined;
-  const chosen = usable ? device("auto") : null;
+  const chosen = chosenDevice();
+  const usable = chosen instanceof Device;
   const info = {
     version,
     node: process.versions.node,
     platform: `${platform()}-${arch()}`,
     processor: cpus()[0]?.model ?? "unknown",
     memory: totalmem(),
-    device: chosen && { name: chosen.name, ...chosen.describe() },
+    device: usable ? { name: chosen.name, ...chosen.describe() } : null,
     backends: found,
   };
   if (json) {
@@ -33,13 +34,37 @@ function showInfo(json: boolean): number {
   }
   output.out(`ltx-native ${version}, Node ${info.node}, ${info.platform}`);
   output.out(`processor   ${info.processor}, ${(info.memory / 2 ** 30).toFixed(1)} GiB`);
-  if (chosen) {
-    const { isa, threads, onednn } = chosen.describe();
-    output.out(`device      ${chosen.name}: ${isa}, ${threads} threads, oneDNN ${onednn}`);
+  if (usable) output.out(`device      ${chosen.name}: ${summary(chosen.describe())}`);
+  for (const { name, available, detail } of found) {
+    output.out(`backend     ${name}: ${available ? `available (${summary(JSON.parse(detail))})` : `off (${detail})`}`);
   }
-  for (const { name, available, detail } of found)
-    output.out(`backend     ${name}: ${available ? "available" : `off (${detail})`}`);
-  output.out("backend     cuda: off (not part of this version)");
-  if (!usable) output.err("no backend works on this machine");
+  if (!usable) output.err(chosen);
   return usable ? 0 : 1;
+}
+
+/** What `auto` stands for, or why there is nothing. */
+function chosenDevice(): Device | string {
+  try {
+    return device("auto");
+  } catch (error) {
+    if (error instanceof LtxError && error.code === "unavailable") return error.message;
+    throw error;
+  }
+}
+
+/** What a backend says of itself, in one line. */
+function summary(about: Record<string, string | number>): string {
+  const { isa, threads, onednn, gpu, compute_capability, memory, driver, cublaslt } = about;
+  return [
+    isa,
+    threads && `${threads} threads`,
+    onednn && `oneDNN ${onednn}`,
+    gpu,
+    compute_capability && `compute capability ${compute_capability}`,
+    memory && `${(Number(memory) / 2 ** 30).toFixed(1)} GiB`,
+    driver && `driver ${driver}`,
+    cublaslt && `cuBLASLt ${cublaslt}`,
+  ]
+    .filter(Boolean)
+    .join(", ");
 }

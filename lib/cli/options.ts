@@ -41,7 +41,7 @@ export function modelOptions(command: Command): Command {
       "a run's folder, a checkpoint's folder, or a model's safetensors or .pt file",
     )
     .option("--config <file>", "YAML file of the model, for checkpoints that carry none (PyTorch's)")
-    .option("--device <name>", "auto or cpu", "auto")
+    .option("--device <name>", "auto, cpu, cuda or cuda:N", "auto")
     .option("--json", "events as JSON lines on standard output");
 }
 

@@ -33,7 +33,7 @@ export function trainCommand(): Command {
       .option("--config <file>", "YAML file of the run")
       .option("--steps <n>", "updates of each stage, instead of the file's", whole(1))
       .option("--batch-size <n>", "clips of a batch, instead of the file's", whole(1))
-      .option("--device <name>", "auto or cpu", "auto")
+      .option("--device <name>", "auto, cpu, cuda or cuda:N", "auto")
       .option("--out <dir>", "folder of the run (default: runs/NAME)")
       .option("--resume <dir>", "continue the run in this folder")
       .option("--vae <checkpoint>", "trained VAE for a transformer's run")

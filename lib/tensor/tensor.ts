@@ -2,7 +2,8 @@ import { check, LtxError } from "../errors.js";
 import type { DType, MemoryGroup } from "../native.js";
 import * as native from "../native.js";
 import type { Node } from "./autograd.js";
-import { type Device, device as openDevice } from "./device.js";
+import type { Device } from "./device.js";
+import { device as openDevice } from "./open-device.js";
 import { adopt } from "./scope.js";
 
 export type { DType, MemoryGroup };

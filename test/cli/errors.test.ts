@@ -90,10 +90,18 @@ describe("options", () => {
       const rest = command === "train" ? ["--config", tinyFile] : ["--checkpoint", run];
       await fails(
         2,
-        [command, ...rest, "--out", out, "--device", "cuda"],
-        'unknown device "cuda"',
-        "expected auto or cpu",
+        [command, ...rest, "--out", out, "--device", "gpu"],
+        'unknown device "gpu"',
+        "expected auto, cpu, cuda or cuda:N",
       );
+      expect(existsSync(out)).toBe(false);
+    });
+
+    it(`says why a GPU cannot be used: ${command}`, async () => {
+      const out = fresh();
+      const rest = command === "train" ? ["--config", tinyFile] : ["--checkpoint", run];
+      // No machine has as many.
+      await fails(1, [command, ...rest, "--out", out, "--device", "cuda:9999"], "device cuda:9999 cannot be used: ");
       expect(existsSync(out)).toBe(false);
     });
   }

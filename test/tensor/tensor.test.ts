@@ -159,7 +159,7 @@ describe("device", () => {
   });
 
   it("rejects unknown names", () => {
-    expectError("invalid_argument", /unknown device "tpu": expected auto or cpu/, () => device("tpu"));
+    expectError("invalid_argument", /unknown device "tpu": expected auto, cpu, cuda or cuda:N/, () => device("tpu"));
   });
 
   it("profiles ops by name", async () => {
