@@ -24,8 +24,28 @@ export const describeLoad = (): string =>
     .map((x) => x.toFixed(2))
     .join(" ")}`;
 
-/** The version of PyTorch that a Python finds, or null. */
-export function torchVersion(python: string): string | null {
-  const { status, stdout } = spawnSync(python, ["-c", "import torch; print(torch.__version__)"], { encoding: "utf8" });
-  return status === 0 ? stdout.trim() : null;
+/** The version of PyTorch that a Python finds, or why it can't be used. */
+export function torchVersion(python: string, cuda = false): { version: string } | { reason: string } {
+  const script = "import torch; print(torch.__version__, torch.cuda.is_available())";
+  const { status, stdout } = spawnSync(python, ["-c", script], { encoding: "utf8" });
+  if (status !== 0) return { reason: `${python} cannot import torch` };
+  const [version, works] = stdout.trim().split(" ");
+  return cuda && works !== "True" ? { reason: `PyTorch ${version} of ${python} finds no CUDA device` } : { version };
+}
+
+export interface Gpu {
+  name: string;
+  driver: string;
+  totalBytes: number;
+  freeBytes: number;
+}
+
+/** The first GPU as its driver's own tool describes it; null where there is none. */
+export function queryGpu(): Gpu | null {
+  const fields = "name,driver_version,memory.total,memory.free";
+  const options = [`--query-gpu=${fields}`, "--format=csv,noheader,nounits"];
+  const { status, stdout } = spawnSync("nvidia-smi", options, { encoding: "utf8" });
+  if (status !== 0) return null;
+  const [name, driver, total, free] = stdout.split("\n")[0].split(", ");
+  return { name, driver, totalBytes: Number(total) * 2 ** 20, freeBytes: Number(free) * 2 ** 20 };
 }

@@ -1,6 +1,6 @@
 /** One measurement: our step and, where there is a peer, its step, in turns. */
 import { availableMemory } from "./machine.js";
-import type { Setup } from "./protocol.js";
+import type { Reply, Setup } from "./protocol.js";
 import { Worker } from "./worker.js";
 
 export interface Measurement {
@@ -36,10 +36,18 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
+type StepWorker = Worker<Reply, Reply>;
+
+/** Resolves when the model is built and warm. */
+function startWorker(command: readonly string[], setup: Setup): Promise<StepWorker> {
+  const { name, dtype, batch } = setup;
+  return Worker.start(command, setup, { name: `${command[command.length - 1]} (${name} ${dtype} batch ${batch})` });
+}
+
 export async function measure(setup: Setup, commands: Commands, rounds: number): Promise<Measurement> {
-  const workers: Worker[] = [];
+  const workers: StepWorker[] = [];
   const start = async (command: readonly string[], variant?: readonly string[]) => {
-    const worker = await Worker.start(command, variant ? { ...setup, variant } : setup);
+    const worker = await startWorker(command, variant ? { ...setup, variant } : setup);
     workers.push(worker);
     return worker;
   };
@@ -88,7 +96,7 @@ export async function measure(setup: Setup, commands: Commands, rounds: number):
 
 /** One step by kernel, ours only. */
 export async function profile(setup: Setup, commands: Commands) {
-  const worker = await Worker.start(commands.ours, setup);
+  const worker = await startWorker(commands.ours, setup);
   try {
     return { ...worker.first, ...(await worker.ask("profile")) };
   } finally {

@@ -1,0 +1,77 @@
+import { Unary } from "../../lib/ops/enums.js";
+import { define, type Problem } from "./case.js";
+
+interface LinearSizes extends Record<string, number> {
+  rows: number;
+  inputs: number;
+  outputs: number;
+  bias: number;
+  gelu: number;
+}
+
+const plain = (rows: number, inputs: number, outputs: number): LinearSizes => {
+  return { rows, inputs, outputs, bias: 1, gelu: 0 };
+};
+const gelu = (rows: number, inputs: number, outputs: number): LinearSizes => ({
+  ...plain(rows, inputs, outputs),
+  gelu: 1,
+});
+
+const layers: Problem<LinearSizes>[] = [
+  { scale: "tiny", name: "24 rows 40->56 gelu", sizes: gelu(24, 40, 56) },
+  { scale: "small", name: "2048 rows 768->768", sizes: plain(2048, 768, 768) },
+  { scale: "small", name: "2048 rows 768->3072 gelu", sizes: gelu(2048, 768, 3072) },
+  { scale: "large", name: "6144 rows 2048->2048", sizes: plain(6144, 2048, 2048) },
+  { scale: "large", name: "6144 rows 2048->8192 gelu", sizes: gelu(6144, 2048, 8192) },
+  { scale: "large", name: "6144 rows 8192->2048", sizes: plain(6144, 8192, 2048) },
+];
+/** The same without the activation, whose gradient is an op of its own. */
+const products = layers.map((problem) => ({ ...problem, name: problem.name.replace(" gelu", "") }));
+
+const flops = ({ rows, inputs, outputs }: LinearSizes) => 2 * rows * inputs * outputs;
+
+export const linearCases = [
+  ...define("linear", layers, flops, (bench, { rows, inputs, outputs, bias, gelu }) => {
+    const operands = [
+      bench.input([rows, inputs]),
+      bench.parameter([outputs, inputs]),
+      bias ? bench.parameter([outputs]) : null,
+      bench.output([rows, outputs]),
+      null,
+    ];
+    return bench.kernel("linear", operands, [gelu ? Unary.gelu_tanh : Unary.none]);
+  }),
+  ...define("linear_backward_input", products, flops, (bench, { rows, inputs, outputs }) => {
+    const operands = [bench.input([rows, outputs]), bench.parameter([outputs, inputs]), bench.output([rows, inputs])];
+    return bench.kernel("linear_backward_input", operands, [0]);
+  }),
+  ...define("linear_backward_weight", products, flops, (bench, { rows, inputs, outputs }) => {
+    const grads = [bench.output([outputs, inputs], "f32"), bench.output([outputs], "f32")];
+    return bench.kernel("linear_backward_weight", [
+      bench.input([rows, inputs]),
+      bench.input([rows, outputs]),
+      ...grads,
+    ]);
+  }),
+];
+
+/** The rate that all other products are measured against: one large square product. */
+export const matmulCases = define(
+  "matmul",
+  [
+    { scale: "tiny" as const, name: "96^3", sizes: { rows: 96, inputs: 96, outputs: 96 } },
+    { scale: "small" as const, name: "1536^3", sizes: { rows: 1536, inputs: 1536, outputs: 1536 } },
+    { scale: "large" as const, name: "8192^3", sizes: { rows: 8192, inputs: 8192, outputs: 8192 } },
+  ],
+  ({ rows, inputs, outputs }) => 2 * rows * inputs * outputs,
+  (bench, { rows, inputs, outputs }) => {
+    const operands = [
+      bench.input([rows, inputs]),
+      bench.parameter([outputs, inputs]),
+      null,
+      bench.output([rows, outputs]),
+      null,
+    ];
+    return bench.kernel("linear", operands, [Unary.none]);
+  },
+);
