@@ -1,0 +1,26 @@
+#include <stdexcept>
+#include <string>
+
+#include "context.h"
+
+namespace ltx::cuda {
+
+void* scratch(Context& context, int slot, size_t bytes) {
+  Buffer& buffer = context.scratch[slot];
+  if (buffer.bytes < bytes) {
+    const size_t wanted = (bytes + bytes / 4 + 511) / 512 * 512;
+    void* data = device_allocate(context, wanted);
+    if (!data) throw std::runtime_error("out of memory: " + std::to_string(wanted) + " bytes of scratch space");
+    if (buffer.data) context.outgrown.push_back(buffer);
+    buffer = {data, wanted};
+    ++context.scratch_generation;
+  }
+  return buffer.data;
+}
+
+void free_outgrown(Context& context) {
+  for (const Buffer& buffer : context.outgrown) device_free(context, buffer.data);
+  context.outgrown.clear();
+}
+
+}  // namespace ltx::cuda
