@@ -1,5 +1,5 @@
 /** One measurement: our step and, where there is a peer, its step, in turns. */
-import { availableMemory } from "./machine.js";
+import { availableMemory, queryGpu } from "./machine.js";
 import type { Reply, Setup } from "./protocol.js";
 import { Worker } from "./worker.js";
 
@@ -12,17 +12,25 @@ export interface Measurement {
   flops: number;
   parameters: number;
   peak_bytes: number;
+  peer_peak_bytes: number | null;
   rss_bytes: number;
   peer_rss_bytes: number | null;
   /** Whether both were in memory at once; else they were started anew in each round. */
   resident: boolean;
   about: Record<string, string | number>;
   peer_about: string | null;
+  peer_others: Record<string, number | string> | null;
 }
 
 export interface Commands {
   ours: readonly string[];
   peer: readonly string[] | null;
+}
+
+export interface RoundOptions {
+  rounds: number;
+  /** By performance.now(): no round starts later, but for the first. */
+  deadline?: number;
 }
 
 /** A round takes a second or more, that the clock and the scheduler don't count, but no more steps than these. */
@@ -44,7 +52,15 @@ function startWorker(command: readonly string[], setup: Setup): Promise<StepWork
   return Worker.start(command, setup, { name: `${command[command.length - 1]} (${name} ${dtype} batch ${batch})` });
 }
 
-export async function measure(setup: Setup, commands: Commands, rounds: number): Promise<Measurement> {
+/** Whether the peer has room beside our worker, which is in memory and warm. */
+function roomForPeer({ device }: Setup, { peak_bytes = 0, rss_bytes }: Reply): boolean {
+  if (!device.startsWith("cuda")) return availableMemory() > PEER_MARGIN * rss_bytes;
+  const gpu = queryGpu();
+  return gpu === null || gpu.freeBytes > PEER_MARGIN * peak_bytes;
+}
+
+export async function measure(setup: Setup, commands: Commands, options: RoundOptions): Promise<Measurement> {
+  const { rounds, deadline = Number.POSITIVE_INFINITY } = options;
   const workers: StepWorker[] = [];
   const start = async (command: readonly string[], variant?: readonly string[]) => {
     const worker = await startWorker(command, variant ? { ...setup, variant } : setup);
@@ -55,18 +71,19 @@ export async function measure(setup: Setup, commands: Commands, rounds: number):
     let ours = await start(commands.ours);
     const { first } = ours;
     const steps = String(Math.min(MAX_STEPS, Math.max(1, Math.round(1 / first.seconds))));
-    const resident = availableMemory() > PEER_MARGIN * first.rss_bytes;
-    if (commands.peer && !resident) await ours.stop();
+    const resident = commands.peer === null || roomForPeer(setup, first);
+    if (!resident) await ours.stop();
     let peer = commands.peer && (await start(commands.peer));
     const variant = peer?.first.variant;
+    const others = peer?.first.others ?? null;
     if (!resident) await peer?.stop();
 
     const times: { ours: number; peer: number | null }[] = [];
     let last = { ours: first, peer: peer?.first };
-    for (let round = 0; round < rounds; round++) {
-      if (commands.peer && !resident) ours = await start(commands.ours);
+    for (let round = 0; round < rounds && (round === 0 || performance.now() < deadline); round++) {
+      if (!resident) ours = await start(commands.ours);
       const mine = await ours.ask(steps);
-      if (commands.peer && !resident) await ours.stop();
+      if (!resident) await ours.stop();
       if (commands.peer && !resident) peer = await start(commands.peer, variant);
       const theirs = await peer?.ask(steps);
       if (!resident) await peer?.stop();
@@ -82,12 +99,14 @@ export async function measure(setup: Setup, commands: Commands, rounds: number):
       flops: first.flops ?? 0,
       parameters: first.parameters ?? 0,
       peak_bytes: last.ours.peak_bytes ?? 0,
+      peer_peak_bytes: last.peer?.peak_bytes ?? null,
       rss_bytes: last.ours.rss_bytes,
       peer_rss_bytes: last.peer?.rss_bytes ?? null,
       resident,
       about: first.about ?? {},
       peer_about:
         peer && `PyTorch ${peer.first.about?.version}, ${peer.first.about?.threads} threads, ${variant?.join(", ")}`,
+      peer_others: others,
     };
   } finally {
     for (const worker of workers) await worker.stop();

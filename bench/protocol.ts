@@ -1,9 +1,12 @@
 /** What bench/run.ts and its workers (bench/steps.ts, bench/peers/steps.py) say to each other, a line of JSON each. */
-import type { TransformerConfig, VaeConfig, VaeLossConfig } from "../lib/config/index.js";
+import type { VaeConfig, VaeLossConfig } from "../lib/config/index.js";
+import type { TransformerOptions } from "../lib/models/transformer/index.js";
+import type { DecoderConfig } from "../lib/models/video-vae/decoder.js";
 
 export type BenchDtype = "f32" | "bf16";
 
 interface Common {
+  device: string;
   dtype: BenchDtype;
   batch: number;
   /** The peer's variant, once it is known: it is tried out only where it is not given. */
@@ -16,24 +19,40 @@ export interface VaeSetup extends Common {
   config: { vae: VaeConfig; loss: VaeLossConfig; shape: readonly number[] };
 }
 
+/** A training step of the transformer, or its forward pass alone. */
 export interface FlowSetup extends Common {
-  name: "flow-step";
+  name: "flow-step" | "ltx-forward";
   /** shape: a latent's (F, H, W, C); text: an embedding's (L, C), of which the first `words` tokens count. */
-  config: { transformer: TransformerConfig; shape: readonly number[]; text: readonly [number, number]; words: number };
+  config: {
+    transformer: TransformerOptions;
+    shape: readonly number[];
+    text: readonly [number, number];
+    words: number;
+  };
 }
 
-export type Setup = VaeSetup | FlowSetup;
+/** Latents to a video, without gradients. */
+export interface DecodeSetup extends Common {
+  name: "vae-decode";
+  /** shape: a latent's (F, H, W, C). */
+  config: { decoder: DecoderConfig; shape: readonly number[] };
+}
+
+export type Setup = VaeSetup | FlowSetup | DecodeSetup;
 
 export interface Reply {
   /** Of one step, on average. */
   seconds: number;
   loss?: number;
   rss_bytes: number;
-  /** The rest is said once, or by our worker alone. */
+  /** Most bytes of tensors on the device at once; PyTorch knows them on a GPU only. */
   peak_bytes?: number;
+  /** The rest is said once, or by our worker alone. */
   flops?: number;
   parameters?: number;
   variant?: string[];
+  /** What became of the peer's other variants: seconds, or why there are none. */
+  others?: Record<string, number | string>;
   about?: Record<string, string | number>;
   profile?: { op: string; seconds: number; calls: number }[];
 }

@@ -1,94 +1,43 @@
-/** `npm run bench`: training steps of the full-size models, beside the same steps in PyTorch. See bench/README.md. */
+/** `npm run bench`: whole steps of the models, beside the same steps in PyTorch. See bench/README.md. */
 import { join } from "node:path";
-import { Command, InvalidArgumentError, Option } from "commander";
-import { type FlowRunConfig, loadConfig, type VaeRunConfig } from "../lib/config/index.js";
-import { packageRoot } from "../lib/native.js";
-import { availableMemory, describeLoad, describeMachine, torchVersion } from "./machine.js";
-import { type Commands, type Measurement, measure, profile } from "./measure.js";
-import type { BenchDtype, FlowSetup, Setup, VaeSetup } from "./protocol.js";
+import { Command, Option } from "commander";
+import { device as openDevice } from "../lib/tensor/index.js";
+import { availableMemory, describeLoad, describeMachine } from "./machine.js";
+import { type Commands, type Measurement, measure, profile, type RoundOptions } from "./measure.js";
+import { deviceName, list, numbers, oneOf, positive, seconds } from "./options.js";
+import { findPeer, type PeerChoice } from "./peers.js";
+import type { BenchDtype, Setup } from "./protocol.js";
+import { STEP_NAMES, SUITES, type SuiteName, setups } from "./setups.js";
 
 interface Options {
-  suite: "cpu";
+  suite?: SuiteName;
+  device: string;
   only: string[];
   dtype: BenchDtype[];
   batch: number[];
   rounds: number;
-  peer?: "torch" | "none";
+  budget?: number;
+  peer: PeerChoice;
   config: string[];
   json: boolean;
   profile: boolean;
 }
 
-const SUITES = { cpu: { "vae-step": [1, 4, 32], "flow-step": [1, 32] } } as const;
-const CONFIGS = ["autoencoder.yaml", "ltx_video.yaml"].map((file) => join(packageRoot, "configs/moving_mnist", file));
-/** Of the text tokens; the rest is padding, as short prompts have it. */
-const WORDS = 5;
-
-const list = (value: string) => value.split(",").map((item) => item.trim());
-const numbers = (value: string) => list(value).map(positive);
-function positive(value: string): number {
-  const number = Number(value);
-  if (!Number.isInteger(number) || number < 1)
-    throw new InvalidArgumentError(`expected a whole number from 1, got ${value}`);
-  return number;
-}
-const oneOf = (allowed: readonly string[]) => (value: string) => {
-  for (const item of list(value)) {
-    if (!allowed.includes(item)) throw new InvalidArgumentError(`${item} is not one of ${allowed.join(", ")}`);
-  }
-  return list(value);
-};
-
 function options(): Options {
-  const command = new Command("bench")
-    .addOption(new Option("--suite <name>", "what to measure").choices(Object.keys(SUITES)).default("cpu"))
-    .option("--only <names>", "only these measurements", oneOf(Object.keys(SUITES.cpu)), [])
+  return new Command("bench")
+    .addOption(new Option("--suite <name>", "what to measure (by the device)").choices(Object.keys(SUITES)))
+    .option("--device <name>", "auto, cpu, cuda, cuda:N or emulator", deviceName, "auto")
+    .option("--only <names>", `only these measurements: ${STEP_NAMES.join(", ")}`, oneOf(STEP_NAMES), [])
     .option("--dtype <names>", "dtypes of activations", oneOf(["f32", "bf16"]), ["f32", "bf16"])
     .option("--batch <sizes>", "batch sizes, instead of the suite's", numbers, [])
     .option("--rounds <n>", "repetitions; medians are reported", positive, 5)
+    .option("--budget <s>", "start no repetition after that many seconds", seconds)
     .addOption(new Option("--peer <name>", "default: torch where it can be imported").choices(["torch", "none"]))
-    .option("--config <files>", "other models: a VAE's file, a transformer's, or a quickstart", list, CONFIGS)
+    .option("--config <files>", "other models: a VAE's file, a transformer's, or a quickstart", list, [])
     .option("--profile", "one step of ours by kernel, no peer", false)
-    .option("--json", "a line of JSON for each measurement", false);
-  return command.parse().opts();
-}
-
-function vaeSetup({ vae, loss, data }: VaeRunConfig): Omit<VaeSetup, "dtype" | "batch"> {
-  const shape = [data.frames, data.height, data.width, data.num_channels];
-  // Neither the adversarial nor the perceptual term takes part.
-  return { name: "vae-step", config: { vae, loss: { ...loss, adversarial_weight: 0, perceptual_weight: 0 }, shape } };
-}
-
-function flowSetup({ transformer, text_encoder }: FlowRunConfig): Omit<FlowSetup, "dtype" | "batch"> {
-  const { input_number_of_frames: frames, input_spatial_size: size, input_channels: channels } = transformer;
-  const shape = [frames, ...(Array.isArray(size) ? size : [size, size]), channels];
-  const text = [text_encoder.max_length, transformer.caption_channels ?? transformer.cross_attention_dim] as const;
-  return { name: "flow-step", config: { transformer, shape, text, words: WORDS } };
-}
-
-async function setups({ suite, only, dtype, batch, config }: Options): Promise<Setup[]> {
-  const found: Setup[] = [];
-  for (const file of config) {
-    const run = await loadConfig(file);
-    const models = run.kind === "quickstart" ? [run.vae, run.flow] : [run];
-    for (const model of models) {
-      const setup = model.kind === "vae" ? vaeSetup(model) : flowSetup(model);
-      if (only.length && !only.includes(setup.name)) continue;
-      const batches = batch.length ? batch : SUITES[suite][setup.name];
-      for (const type of dtype) for (const b of batches) found.push({ ...setup, dtype: type, batch: b });
-    }
-  }
-  return found;
-}
-
-function peerCommand({ peer, profile }: Options): { command: readonly string[] | null; note: string } {
-  if (peer === "none" || profile) return { command: null, note: "no peer" };
-  const python = process.env.LTX_PYTHON ?? "python3";
-  const version = torchVersion(python);
-  const hint = `${python} cannot import torch: LTX_PYTHON may name a Python that can`;
-  if (version) return { command: [python, join(__dirname, "peers/steps.py")], note: `PyTorch ${version}` };
-  if (peer === "torch") throw new Error(hint);
-  return { command: null, note: `no peer: ${hint}` };
+    .option("--json", "a line of JSON for each measurement", false)
+    .parse()
+    .opts();
 }
 
 /**
@@ -118,10 +67,61 @@ function table({ name, dtype, batch }: Setup, m: Measurement): string {
   return row([name, dtype, batch, seconds(m.ours_s), seconds(m.peer_s), m.ratio?.toFixed(2) ?? "", speed, ...memory]);
 }
 
-function json({ name, dtype, batch }: Setup, m: Measurement): string {
-  const { ours_s, peer_s, ratio, peak_bytes, rss_bytes, peer_rss_bytes } = m;
-  const speed = { "GFLOP/s": m.flops / ours_s / 1e9 };
-  return JSON.stringify({ name, dtype, batch, ours_s, peer_s, ratio, ...speed, peak_bytes, rss_bytes, peer_rss_bytes });
+/** A line of --json. Where something failed the other numbers are null, but for those of the side that worked. */
+export interface StepLine {
+  kind: "step";
+  name: string;
+  dtype: BenchDtype;
+  batch: number;
+  ours_s: number | null;
+  peer_s: number | null;
+  ratio: number | null;
+  "GFLOP/s": number | null;
+  peak_bytes: number | null;
+  peer_peak_bytes: number | null;
+  rss_bytes: number | null;
+  peer_rss_bytes: number | null;
+  peer: string | null;
+  peer_others: Record<string, number | string> | null;
+  error: string | null;
+  peer_error: string | null;
+}
+
+function line({ name, dtype, batch }: Setup, { result, error, peerError }: Outcome): StepLine {
+  return {
+    kind: "step",
+    ...{ name, dtype, batch },
+    ours_s: result?.ours_s ?? null,
+    peer_s: result?.peer_s ?? null,
+    ratio: result?.ratio ?? null,
+    "GFLOP/s": result ? result.flops / result.ours_s / 1e9 : null,
+    peak_bytes: result?.peak_bytes ?? null,
+    peer_peak_bytes: result?.peer_peak_bytes ?? null,
+    rss_bytes: result?.rss_bytes ?? null,
+    peer_rss_bytes: result?.peer_rss_bytes ?? null,
+    peer: result?.peer_about ?? null,
+    peer_others: result?.peer_others ?? null,
+    error: error ?? null,
+    peer_error: peerError ?? null,
+  };
+}
+
+interface Outcome {
+  result?: Measurement;
+  error?: string;
+  peerError?: string;
+}
+
+/** A failure is an answer too; without the peer our step is measured by itself. */
+async function attempt(setup: Setup, commands: Commands, options: RoundOptions): Promise<Outcome> {
+  try {
+    return { result: await measure(setup, commands, options) };
+  } catch (error) {
+    const { message } = error as Error;
+    if (!commands.peer) return { error: message };
+    const alone = await attempt(setup, { ...commands, peer: null }, options);
+    return alone.result ? { ...alone, peerError: message } : alone;
+  }
 }
 
 async function printProfile(setup: Setup, commands: Commands): Promise<void> {
@@ -137,33 +137,53 @@ async function printProfile(setup: Setup, commands: Commands): Promise<void> {
   }
 }
 
+function suiteOf(device: string): SuiteName {
+  if (device.startsWith("cuda")) return "gpu";
+  return device === "emulator" ? "tiny" : "cpu";
+}
+
 async function main(): Promise<void> {
   const chosen = options();
+  const deadline = chosen.budget ? performance.now() + 1000 * chosen.budget : undefined;
+  const { name: device } = openDevice(chosen.device);
+  const suite = chosen.suite ?? suiteOf(device);
   const say = chosen.json ? console.error : console.log;
-  const { command: peer, note } = peerCommand(chosen);
+  const { command: peer, note } = findPeer(
+    "steps.py",
+    chosen.profile ? "none" : chosen.peer,
+    device.startsWith("cuda"),
+  );
   const ours = [process.execPath, ...process.execArgv, join(__dirname, "steps.ts")];
   say(`${describeMachine()}, ${describeLoad()}`);
   say(note);
   if (!chosen.json && !chosen.profile) console.log(row(HEAD));
   let before: { setup: Setup; result: Measurement } | undefined;
-  for (const setup of await setups(chosen)) {
+  for (const setup of await setups({ ...chosen, suite, device })) {
+    const title = `${setup.name} ${setup.dtype} batch ${setup.batch}`;
     if (chosen.profile) {
       await printProfile(setup, { ours, peer: null });
       continue;
     }
-    const needed = predictedBytes(setup, before);
-    if (needed > availableMemory()) {
-      const { name, dtype, batch } = setup;
-      say(
-        `${name} ${dtype} batch ${batch} is left out: needs about ${gib(needed)} GiB, ${gib(availableMemory())} available`,
-      );
+    if (deadline && performance.now() > deadline) {
+      say(`${title} is left out: out of time`);
       continue;
     }
-    const result = await measure(setup, { ours, peer }, chosen.rounds);
-    if (!before) say(`ltx-native: ${JSON.stringify(result.about)}`);
-    console.log(chosen.json ? json(setup, result) : table(setup, result));
-    if (result.peer_about) say(`  ${result.peer_about}${result.resident ? "" : "; one process in memory at a time"}`);
-    before = { setup, result };
+    const needed = predictedBytes(setup, before);
+    if (needed > availableMemory()) {
+      say(`${title} is left out: needs about ${gib(needed)} GiB, ${gib(availableMemory())} available`);
+      continue;
+    }
+    const outcome = await attempt(setup, { ours, peer }, { rounds: chosen.rounds, deadline });
+    const { result, error, peerError } = outcome;
+    if (!before && result) say(`ltx-native: ${JSON.stringify(result.about)}`);
+    if (chosen.json) console.log(JSON.stringify(line(setup, outcome)));
+    else if (result) console.log(table(setup, result));
+    if (error || peerError) {
+      say(`  ${title}: ${error ?? peerError}`);
+      process.exitCode = 1;
+    }
+    if (result?.peer_about) say(`  ${result.peer_about}${result.resident ? "" : "; one process in memory at a time"}`);
+    if (result) before = { setup, result };
   }
   say(describeLoad());
 }

@@ -1,0 +1,130 @@
+/** The models that bench/run.ts measures, and at which sizes. */
+import { join } from "node:path";
+import { type FlowRunConfig, loadConfig, type VaeRunConfig } from "../lib/config/index.js";
+import type { TransformerOptions } from "../lib/models/transformer/index.js";
+import type { DecoderConfig } from "../lib/models/video-vae/decoder.js";
+import { packageRoot } from "../lib/native.js";
+import type { BenchDtype, DecodeSetup, FlowSetup, Setup, VaeSetup } from "./protocol.js";
+
+export type SuiteName = "cpu" | "gpu" | "tiny";
+type StepName = Setup["name"];
+
+/** Batch sizes. `tiny` only shows that everything works. */
+export const SUITES: Record<SuiteName, Partial<Record<StepName, readonly number[]>>> = {
+  cpu: { "vae-step": [1, 4, 32], "flow-step": [1, 32] },
+  gpu: { "vae-step": [8], "flow-step": [128], "ltx-forward": [1], "vae-decode": [1] },
+  tiny: { "vae-step": [2], "flow-step": [4], "ltx-forward": [1], "vae-decode": [1] },
+};
+export const STEP_NAMES: readonly StepName[] = ["vae-step", "flow-step", "ltx-forward", "vae-decode"];
+
+const example = ["autoencoder.yaml", "ltx_video.yaml"].map((file) => join(packageRoot, "configs/moving_mnist", file));
+const CONFIGS: Record<SuiteName, readonly string[]> = {
+  cpu: example,
+  gpu: example,
+  tiny: [join(packageRoot, "test/support/tiny.yaml")],
+};
+
+/** Of the text tokens; the rest is padding, as short prompts have it. */
+const WORDS = 5;
+
+/** The transformer of LTX-Video 2B: 28 layers, 32 heads of 64 channels. */
+const LTX_2B: TransformerOptions = {
+  input_channels: 128,
+  out_channels: 128,
+  num_layers: 28,
+  num_attention_heads: 32,
+  attention_head_dim: 64,
+  cross_attention_dim: 2048,
+  caption_channels: 4096,
+  attention_bias: true,
+  norm_elementwise_affine: false,
+  norm_eps: 1e-6,
+  qk_norm: "rms_norm",
+  standardization_norm: "rms_norm",
+  adaptive_norm: "single_scale_shift",
+  positional_embedding_type: "rope",
+  positional_embedding_theta: 10000,
+  positional_embedding_max_pos: [20, 2048, 2048],
+  project_to_2d_pos: true,
+  timestep_scale_multiplier: 1000,
+};
+
+const res = (layers: number) => ["res_x", layers] as const;
+const up = ["compress_all", { residual: true, multiplier: 2 }] as const;
+
+/** The decoder of the VAE that LTX-Video has since 0.9.5. */
+const OFFICIAL_DECODER: DecoderConfig = {
+  in_channels: 128,
+  out_channels: 3,
+  blocks: [res(5), up, res(5), up, res(5), up, res(5)],
+  base_channels: 128,
+  norm_num_groups: 32,
+  patch_size: 4,
+  norm_layer: "pixel_norm",
+  causal: false,
+  timestep_conditioning: true,
+};
+
+/** 121 x 512 x 768 pixels: 6,144 tokens. */
+const LATENT = [16, 16, 24, 128];
+
+type Unsized<S extends Setup> = Omit<S, "device" | "dtype" | "batch">;
+
+function vaeSetup({ vae, loss, data }: VaeRunConfig): Unsized<VaeSetup> {
+  const shape = [data.frames, data.height, data.width, data.num_channels];
+  // Neither the adversarial nor the perceptual term takes part.
+  return { name: "vae-step", config: { vae, loss: { ...loss, adversarial_weight: 0, perceptual_weight: 0 }, shape } };
+}
+
+function flowSetup({ transformer, text_encoder }: FlowRunConfig): Unsized<FlowSetup> {
+  const { input_number_of_frames: frames, input_spatial_size: size, input_channels: channels } = transformer;
+  const shape = [frames, ...(Array.isArray(size) ? size : [size, size]), channels];
+  const text = [text_encoder.max_length, transformer.caption_channels ?? transformer.cross_attention_dim] as const;
+  return { name: "flow-step", config: { transformer, shape, text, words: WORDS } };
+}
+
+function ltxForward(tiny: boolean): Unsized<FlowSetup> {
+  const transformer = tiny
+    ? { ...LTX_2B, num_layers: 1, num_attention_heads: 1, cross_attention_dim: 64, caption_channels: 32 }
+    : LTX_2B;
+  const text = [tiny ? 8 : 256, tiny ? 32 : 4096] as const;
+  const shape = tiny ? [2, 2, 3, 128] : LATENT;
+  return { name: "ltx-forward", config: { transformer, shape, text, words: WORDS } };
+}
+
+function vaeDecode(tiny: boolean): Unsized<DecodeSetup> {
+  const decoder = tiny
+    ? { ...OFFICIAL_DECODER, in_channels: 16, base_channels: 8, blocks: [res(1), up, res(1)] }
+    : OFFICIAL_DECODER;
+  return { name: "vae-decode", config: { decoder, shape: tiny ? [2, 2, 3, 16] : LATENT } };
+}
+
+export interface Choice {
+  suite: SuiteName;
+  device: string;
+  only: readonly string[];
+  dtype: readonly BenchDtype[];
+  batch: readonly number[];
+  /** Configuration files instead of the suite's models. */
+  config: readonly string[];
+}
+
+/** The measurements of a suite: dtype by dtype, batches from small to large. */
+export async function setups({ suite, device, only, dtype, batch, config }: Choice): Promise<Setup[]> {
+  const models: Unsized<Setup>[] = [];
+  for (const file of config.length ? config : CONFIGS[suite]) {
+    const run = await loadConfig(file);
+    if (run.kind !== "flow") models.push(vaeSetup(run.kind === "quickstart" ? run.vae : run));
+    if (run.kind !== "vae") models.push(flowSetup(run.kind === "quickstart" ? run.flow : run));
+  }
+  if (config.length === 0) models.push(ltxForward(suite === "tiny"), vaeDecode(suite === "tiny"));
+  return dtype.flatMap((type) =>
+    models.flatMap((model) => {
+      const own = SUITES[suite][model.name];
+      if (only.length ? !only.includes(model.name) : !own) return [];
+      return (batch.length ? batch : (own ?? [1])).map(
+        (size) => ({ ...model, device, dtype: type, batch: size }) as Setup,
+      );
+    }),
+  );
+}
