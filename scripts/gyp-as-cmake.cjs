@@ -1,7 +1,6 @@
 #!/usr/bin/env node
-// Stands in for node-gyp: prebuildify and the wrapper in binding.gyp call it, and it builds by cmake-js, so that
-// CMakeLists.txt stays the only description of the build. Always incremental: the gyp wrapper runs inside build/, which
-// a clean rebuild would delete under it.
+// What the wrapper in binding.gyp runs: it builds by cmake-js, so that CMakeLists.txt stays the only description of the
+// build. Always incremental: gyp works inside build/, which a clean rebuild would delete under it.
 const { spawnSync } = require("node:child_process");
 const path = require("node:path");
 
