@@ -1,4 +1,4 @@
-"""A training step in PyTorch, timed on command: the counterpart of bench/steps.ts, with the same protocol.
+"""A step in PyTorch, timed on command: the counterpart of bench/steps.ts, with the same protocol.
 
 The first line on standard input is the setup as JSON; each following line asks for that many steps. Each is answered by one
 line of JSON on standard output. The end of the input ends the process.
@@ -7,6 +7,7 @@ line of JSON on standard output. The end of the input ends the process.
 import json
 import os
 import resource
+import signal
 import sys
 import time
 
@@ -15,106 +16,258 @@ import torch
 import transformer
 import vae
 
+# Compilation of a whole model's blocks may take this long; then the eager step is what counts.
+COMPILE_SECONDS = 100
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
 
-class VaeStep:
+
+def device_of(setup):
+    """The emulator's peer is the CPU."""
+    return setup["device"] if setup["device"].startswith("cuda") else "cpu"
+
+
+class Training:
+    """Forward in autocast, backward, clipping, Adam."""
+
+    def __init__(self, setup, model):
+        self.model = model
+        self.device = device_of(setup).split(":")[0]
+        self.bf16 = setup["dtype"] == "bf16"
+        self.optimizer = None
+
+    def prepare(self, adam):
+        for p in self.model.parameters():
+            p.grad = None
+        self.optimizer = torch.optim.Adam(self.model.parameters(), **self.adam, **{adam: True})
+
+    def step(self):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            loss = self.loss()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+
+class VaeStep(Training):
     adam = {"lr": 4.5e-6, "betas": (0.5, 0.9)}
     layouts = ("contiguous", "channels_last_3d")
 
     def __init__(self, setup):
         self.config = setup["config"]
-        self.model = vae.VideoVae(self.config["vae"])
-        self.video = torch.rand(setup["batch"], *self.config["shape"]).movedim(-1, 1).contiguous()
+        super().__init__(setup, vae.VideoVae(self.config["vae"]))
+        self.input = torch.rand(setup["batch"], *self.config["shape"]).movedim(-1, 1).contiguous()
 
     def loss(self):
-        return vae.training_loss(self.model, self.video, self.config)
+        return vae.training_loss(self.model, self.input, self.config)
 
 
-class FlowStep:
+class FlowStep(Training):
     adam = {"lr": 2e-4, "betas": (0.9, 0.99)}
     layouts = ("contiguous",)
 
     def __init__(self, setup):
-        config, batch = setup["config"], setup["batch"]
-        self.model = transformer.LtxVideoTransformer(config["transformer"])
-        self.x0 = torch.randn(batch, *config["shape"]).movedim(-1, 1).contiguous()
-        self.text = torch.randn(batch, *config["text"])
-        self.mask = (torch.arange(config["text"][0]) < config["words"]).float().repeat(batch, 1)
+        super().__init__(setup, transformer.LtxVideoTransformer(setup["config"]["transformer"]))
+        self.input, self.text, self.mask = flow_inputs(setup)
 
     def loss(self):
-        return transformer.training_loss(self.model, self.x0, self.text, self.mask)
+        return transformer.training_loss(self.model, self.input, self.text, self.mask)
+
+
+def flow_inputs(setup):
+    config, batch = setup["config"], setup["batch"]
+    x0 = torch.randn(batch, *config["shape"], dtype=torch.float32).movedim(-1, 1).contiguous()
+    text = torch.randn(batch, *config["text"], dtype=torch.float32)
+    mask = (torch.arange(config["text"][0]) < config["words"]).float().repeat(batch, 1)
+    return x0, text, mask
+
+
+class Inference:
+    """Parameters, too, are in the dtype of the activations."""
+
+    adam = None
+
+    def prepare(self, _):
+        pass
+
+    def step(self):
+        with torch.inference_mode():
+            return self.forward()
+
+
+class LtxForward(Inference):
+    layouts = ("contiguous",)
+
+    def __init__(self, setup):
+        self.model = transformer.LtxVideoTransformer(setup["config"]["transformer"]).eval()
+        dtype = self.model.proj_out.weight.dtype
+        x0, text, self.mask = flow_inputs(setup)
+        self.input, self.text = x0.to(dtype), text.to(dtype)
+        self.t = torch.rand(setup["batch"], dtype=torch.float32)
+
+    def forward(self):
+        return self.model(self.input, self.t, self.text, self.mask)
+
+
+class VaeDecode(Inference):
+    layouts = ("contiguous", "channels_last_3d")
+
+    def __init__(self, setup):
+        config, batch = setup["config"]["decoder"], setup["batch"]
+        if config["norm_layer"] != "pixel_norm" or config.get("spatial_padding_mode", "zeros") != "zeros":
+            raise ValueError("this peer knows norm_layer pixel_norm with spatial_padding_mode zeros")
+        self.model = vae.Decoder(
+            config["in_channels"],
+            config["out_channels"],
+            config["blocks"],
+            config["base_channels"],
+            config["patch_size"],
+            config["causal"],
+            config["timestep_conditioning"],
+        ).eval()
+        self.input = torch.randn(batch, *setup["config"]["shape"]).movedim(-1, 1).contiguous()
+        self.t = 0.05 * torch.rand(batch, dtype=torch.float32) if config["timestep_conditioning"] else None
+
+    def forward(self):
+        return self.model(self.input, self.t).float()
+
+
+TASKS = {"vae-step": VaeStep, "flow-step": FlowStep, "ltx-forward": LtxForward, "vae-decode": VaeDecode}
+
+
+def create(setup):
+    kind = TASKS[setup["name"]]
+    inference = issubclass(kind, Inference)
+    torch.set_default_dtype(torch.bfloat16 if inference and setup["dtype"] == "bf16" else torch.float32)
+    with torch.device(device_of(setup)):
+        return kind(setup)
 
 
 class Worker:
     def __init__(self, setup):
-        self.task = {"vae-step": VaeStep, "flow-step": FlowStep}[setup["name"]](setup)
-        self.bf16 = setup["dtype"] == "bf16"
-        self.optimizer = None
+        self.cuda = setup["device"].startswith("cuda")
+        self.task = create(setup)
+        self.others = {}
 
-    def use(self, layout, adam):
-        """Puts the parameters into a memory layout; adam is `fused` or `foreach`."""
-        self.optimizer = None
-        formats = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
-        for p in self.task.model.parameters():
-            p.grad = None
+    def use(self, layout, adam, mode):
+        """Puts parameters into a memory layout; adam is `fused`, `foreach` or none; mode is `eager` or `compile`."""
+        task = self.task
+        for p in task.model.parameters():
             if p.dim() == 5:
-                p.data = p.data.contiguous(memory_format=formats[layout])
-        if layout != "contiguous":
-            self.task.video = self.task.video.contiguous(memory_format=formats[layout])
-        self.optimizer = torch.optim.Adam(self.task.model.parameters(), **self.task.adam, **{adam: True})
+                p.data = p.data.contiguous(memory_format=FORMATS[layout])
+        if task.input.dim() == 5:
+            task.input = task.input.contiguous(memory_format=FORMATS[layout])
+        # Block by block, as blocks of one shape then share one compilation.
+        for block in task.model.modules():
+            if isinstance(block, (transformer.Block, vae.ResnetBlock3D)):
+                if mode == "compile":
+                    block.compile()
+                else:
+                    block._compiled_call_impl = None
+        task.prepare(adam)
 
-    def step(self):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            loss = self.task.loss()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+    def synchronize(self):
+        if self.cuda:
+            torch.cuda.synchronize()
 
     def timed(self, steps):
+        """Seconds of one step, and the last step's result; only the last one is waited for."""
         begun = time.perf_counter()
         for _ in range(steps):
-            loss = self.step()
-        return (time.perf_counter() - begun) / steps, loss
+            result = self.task.step()
+        self.synchronize()
+        return (time.perf_counter() - begun) / steps, result
+
+    def cost(self, *variant):
+        self.use(*variant)
+        self.timed(1)
+        seconds, _ = self.timed(1)
+        seconds = seconds if seconds > 3 else min(seconds, self.timed(2)[0])
+        self.others[", ".join(variant)] = seconds
+        return seconds
+
+    def compiled_cost(self, layout, adam):
+        """As cost; None, with the reason among the others, where compilation fails or takes too long."""
+
+        def late(*_):
+            raise TimeoutError(f"not compiled in {COMPILE_SECONDS} s")
+
+        variant = (layout, adam, "compile")
+        before = signal.signal(signal.SIGALRM, late)
+        signal.alarm(COMPILE_SECONDS)
+        try:
+            return self.cost(*variant)
+        except Exception as error:
+            self.others[", ".join(variant)] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            return None
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
 
     def choose(self, fixed):
-        """The fastest layout, then the faster optimizer; these steps are the warm-up too. Returns their names."""
+        """The fastest layout, optimizer and mode; these steps are the warm-up too. Returns their names."""
         if fixed:
             self.use(*fixed)
-            self.step()
+            self.timed(2)
             return fixed
-
-        def cost(layout, adam):
-            self.use(layout, adam)
-            self.step()
-            seconds, _ = self.timed(1)
-            return seconds if seconds > 3 else min(seconds, self.timed(2)[0])
-
-        costs = {layout: cost(layout, "fused") for layout in self.task.layouts}
+        first, *rest = ["fused", "foreach"] if self.task.adam else ["none"]
+        costs = {layout: self.cost(layout, first, "eager") for layout in self.task.layouts}
         layout = min(costs, key=costs.get)
-        adam = "fused" if costs[layout] <= cost(layout, "foreach") else "foreach"
-        self.use(layout, adam)
-        self.step()
-        return layout, adam
+        best, adam = costs[layout], first
+        # On a GPU the fused one is never the slower one.
+        for other in [] if self.cuda else rest:
+            seconds = self.cost(layout, other, "eager")
+            if seconds < best:
+                best, adam = seconds, other
+        mode = "eager"
+        if self.cuda:
+            compiled = self.compiled_cost(layout, adam)
+            if compiled is not None and compiled < best:
+                mode = "compile"
+        self.use(layout, adam, mode)
+        self.timed(1)
+        return layout, adam, mode
 
 
-def reply(**values):
+def reply(cuda, **values):
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps(values | {"rss_bytes": rss}), flush=True)
+    peak = {"peak_bytes": torch.cuda.max_memory_allocated()} if cuda else {}
+    print(json.dumps(values | {"rss_bytes": rss} | peak), flush=True)
+
+
+def versions(cuda):
+    about = {"version": torch.__version__, "threads": torch.get_num_threads()}
+    if cuda:
+        about |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return about
+
+
+def configure(cuda):
+    """f32 means f32 on both sides; convolutions may try out algorithms; blocks of many shapes may each be compiled."""
+    torch.manual_seed(0)
+    torch.set_num_threads(os.cpu_count())
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    for name in ("recompile_limit", "cache_size_limit") if cuda else ():
+        if hasattr(torch._dynamo.config, name):
+            setattr(torch._dynamo.config, name, 64)
 
 
 def main():
     setup = json.loads(sys.stdin.readline())
-    torch.manual_seed(0)
-    torch.set_num_threads(os.cpu_count())
+    configure(device_of(setup) != "cpu")
     worker = Worker(setup)
     variant = worker.choose(setup.get("variant"))
+    if worker.cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     seconds, _ = worker.timed(1)
-    about = {"version": torch.__version__, "threads": torch.get_num_threads()}
-    reply(seconds=seconds, variant=variant, about=about)
+    reply(worker.cuda, seconds=seconds, variant=variant, others=worker.others, about=versions(worker.cuda))
     for line in sys.stdin:
-        seconds, loss = worker.timed(int(line))
-        reply(seconds=seconds, loss=loss)
+        seconds, result = worker.timed(int(line))
+        loss = result.item() if result.numel() == 1 else None
+        reply(worker.cuda, seconds=seconds, loss=loss)
 
 
 if __name__ == "__main__":

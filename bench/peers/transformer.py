@@ -118,7 +118,8 @@ class LtxVideoTransformer(nn.Module):
         if grid not in self.ropes:
             config = self.config
             theta, max_pos = config["positional_embedding_theta"], config["positional_embedding_max_pos"]
-            self.ropes[grid] = rope_tables(grid, self.dim, theta, max_pos)
+            tables = rope_tables(grid, self.dim, theta, max_pos)
+            self.ropes[grid] = tuple(table.to(self.proj_out.weight.device) for table in tables)
         return self.ropes[grid]
 
     def forward(self, latents, t, text, mask=None):
@@ -140,7 +141,7 @@ class LtxVideoTransformer(nn.Module):
 
 def training_loss(model, x0, text, mask):
     """One training forward of rectified flow with fresh times (logit-normal) and noise."""
-    t = torch.randn(x0.shape[0]).sigmoid()
+    t = torch.randn(x0.shape[0], device=x0.device).sigmoid()
     noise = torch.randn_like(x0)
     at = t.view(-1, 1, 1, 1, 1)
     velocity = model(at * x0 + (1 - at) * noise, t, text, mask)

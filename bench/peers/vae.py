@@ -47,9 +47,10 @@ class TimestepEmbedding(nn.Module):
         self.timestep_embedder = nn.ModuleDict({"linear_1": nn.Linear(256, width), "linear_2": nn.Linear(width, width)})
 
     def forward(self, t):
-        frequencies = torch.exp(torch.arange(128, dtype=torch.float32) * (-math.log(10000) / 128))
-        angles = t[:, None] * frequencies
+        exponents = torch.arange(128, dtype=torch.float32, device=t.device) * (-math.log(10000) / 128)
+        angles = t[:, None].float() * torch.exp(exponents)
         features = torch.cat([angles.cos(), angles.sin()], dim=1)
+        features = features.to(self.timestep_embedder["linear_1"].weight.dtype)
         return self.timestep_embedder["linear_2"](F.silu(self.timestep_embedder["linear_1"](features)))
 
 
@@ -267,6 +268,6 @@ def training_loss(vae, video, config, amplitude=0.2):
     z = sample(moments, torch.randn_like(moments[:, : moments.shape[1] // 2]))
     timestep = None
     if config["vae"]["timestep_conditioning"]:
-        timestep = amplitude * torch.rand(video.shape[0])
+        timestep = amplitude * torch.rand(video.shape[0], device=video.device)
         z = z + timestep.view(-1, 1, 1, 1, 1) * torch.randn_like(z)
     return vae_loss(video, vae.decode(z, timestep), moments, config["loss"])
