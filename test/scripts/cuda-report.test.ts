@@ -10,7 +10,7 @@ import { type Kernel, kernelsOf } from "../../scripts/cuda-report/kernels.js";
 import { occupancy } from "../../scripts/cuda-report/occupancy.js";
 import { parsePtxas, shortName } from "../../scripts/cuda-report/ptxas.js";
 import { markdown } from "../../scripts/cuda-report/table.js";
-import { testFolder } from "../support/tiny.js";
+import { testFolder } from "../support/folder.js";
 
 const nvcc = ["nvcc", "/usr/local/cuda/bin/nvcc"].find((name) => spawnSync(name, ["--version"]).status === 0);
 

@@ -17,7 +17,7 @@ import {
 import { delimiter, join, resolve } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { maxPackedBytes } from "../../scripts/prebuild/pack.js";
-import { root, testFolder } from "../support/tiny.js";
+import { root, testFolder } from "../support/folder.js";
 
 const folder = testFolder();
 const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));

@@ -1,19 +1,19 @@
 /** The smallest runs there are, and the command line as a test calls it. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll } from "vitest";
 import { parse, stringify } from "yaml";
 import { main } from "../../lib/cli/main.js";
 import { type FlowRunConfig, parseConfig, type QuickstartConfig, type VaeRunConfig } from "../../lib/config/index.js";
 import type { TrainEvent } from "../../lib/training/index.js";
+import { root } from "./folder.js";
+
+export { root, testFolder } from "./folder.js";
 
 // Kernels this small are all barrier: threads that spin at it would stop each other on a busy machine.
 process.env.OMP_WAIT_POLICY ??= "passive";
 
-export const root = join(__dirname, "..", "..");
 export const tinyFile = join(__dirname, "tiny.yaml");
 
 // biome-ignore lint/suspicious/noExplicitAny: a YAML file that tests change at will.
@@ -52,13 +52,6 @@ export function tinyFlowYaml(change: (file: Loose) => void = () => {}): string {
   };
   change(file);
   return stringify(file);
-}
-
-/** A folder of the calling test file's own, removed after its tests. */
-export function testFolder(): string {
-  const folder = mkdtempSync(join(tmpdir(), "ltx-test-"));
-  afterAll(() => rmSync(folder, { recursive: true, force: true }));
-  return folder;
 }
 
 export function writeYaml(folder: string, name: string, text: string): string {
