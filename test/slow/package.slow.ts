@@ -109,10 +109,8 @@ describe.each(versions)("the package on Node %s", (wanted) => {
   });
 
   it("is that Node, and finds no compiler", () => {
-    const found = succeed("node", "--version").trim();
-    expect(found).toBe(
-      wanted === "this" ? process.version : expect.stringMatching(`^v${wanted.replaceAll(".", "\\.")}\\.?`),
-    );
+    const expected = wanted === "this" ? process.version : `v${wanted}`;
+    expect(`${succeed("node", "--version").trim()}.`.startsWith(`${expected}.`)).toBe(true);
     for (const command of ["gcc", "g++", "cc", "make", "cmake", "python3", "nvcc"]) {
       expect(spawnSync("sh", ["-c", `command -v ${command}`], { env: { PATH: bin } }).status).not.toBe(0);
     }
