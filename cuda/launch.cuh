@@ -38,14 +38,14 @@ void launch(const ltx::Call& call, const char* name, void (*kernel)(Parameters..
 
 namespace ltx::cuda {
 
-// Runs the kernel, or notes it when the context is recording.
-void run_or_record(const ltx::Call& call, const char* name, dim3 grid, dim3 block, size_t dynamic_shared,
-                   std::function<void()> body);
+// Runs the kernel, or notes it when the context is recording. The kernel's address tells instances of a template apart.
+void run_or_record(const ltx::Call& call, const char* name, const void* kernel, dim3 grid, dim3 block,
+                   size_t dynamic_shared, std::function<void()> body);
 
 template <class... Parameters, class... Arguments>
 void launch(const ltx::Call& call, const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
             size_t dynamic_shared, const Arguments&... arguments) {
-  run_or_record(call, name, grid, block, dynamic_shared,
+  run_or_record(call, name, reinterpret_cast<const void*>(kernel), grid, block, dynamic_shared,
                 [kernel, arguments...] { kernel(static_cast<Parameters>(arguments)...); });
 }
 

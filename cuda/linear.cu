@@ -1,4 +1,5 @@
 // Linear layers: products by gemm.h, whatever its epilogues can't do by a pass of our own.
+#if __has_include("activation.cuh") && __has_include("columns.cuh")
 #include "activation.cuh"
 #include "columns.cuh"
 #include "common.cuh"
@@ -122,3 +123,4 @@ void linear_backward_weight(const Call& call) {
 }
 
 }  // namespace ltx::cuda
+#endif

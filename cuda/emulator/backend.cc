@@ -7,6 +7,7 @@
 #include "../table.h"
 #include "../weights.cuh"
 #include "in_order.h"
+#include "trace.h"
 
 namespace ltx::cuda {
 namespace {
@@ -93,8 +94,9 @@ void copy(Context& context, void* to, const void* from, size_t bytes) {
   if (bytes) in_order(context, "copy", [=] { std::memcpy(to, from, bytes); });
 }
 
-void run_or_record(const Call& call, const char* name, dim3 grid, dim3 block, size_t dynamic_shared,
-                   std::function<void()> body) {
+void run_or_record(const Call& call, const char* name, const void* kernel, dim3 grid, dim3 block,
+                   size_t dynamic_shared, std::function<void()> body) {
+  note_kernel(name, kernel);
   EmulatorContext& own = emulated(call.raw->context);
   if (own.recording) {
     own.recording->launches.push_back({name, grid, block, dynamic_shared, std::move(body)});
@@ -122,7 +124,7 @@ extern "C" __attribute__((visibility("default"))) const LtxBackend* ltx_backend(
       .op_count = LTX_OP_COUNT,
       .name = "emulator",
       .context = &context,
-      .kernels = kKernels,
+      .kernels = tracing() ? traced_kernels() : kKernels,
       .allocate = allocate,
       .release = release,
       .copy_in = copy_in,

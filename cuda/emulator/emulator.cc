@@ -3,8 +3,7 @@
 // The order in which threads run is the environment variable LTX_EMULATOR_ORDER: 0 first come, first served; odd: any
 // thread that can run, at random; even: one warp runs as far as it can, warps ranked anew at each barrier, which is
 // the greatest distance that can come between them and shows a barrier missing behind the last read of a buffer.
-// LTX_EMULATOR_THREADS: blocks that run at once. LTX_EMULATOR_COVERAGE: a file to which the names of the kernels that
-// ran are added at the end.
+// LTX_EMULATOR_THREADS: blocks that run at once.
 #include "emulator.h"
 
 #include <sys/mman.h>
@@ -15,8 +14,6 @@
 #include <deque>
 #include <memory>
 #include <mutex>
-#include <set>
-#include <string>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -369,26 +366,6 @@ void run_block(Block& b, size_t dynamic_shared) {
   block = nullptr;
 }
 
-// The kernels that ran, for LTX_EMULATOR_COVERAGE.
-class Coverage {
- public:
-  ~Coverage() {
-    const char* path = std::getenv("LTX_EMULATOR_COVERAGE");
-    std::FILE* file = path ? std::fopen(path, "a") : nullptr;
-    if (!file) return;
-    for (const std::string& name : names_) std::fprintf(file, "%s\n", name.c_str());
-    std::fclose(file);
-  }
-  void add(const char* name) {
-    std::lock_guard lock(mutex_);
-    names_.insert(name);
-  }
-
- private:
-  std::mutex mutex_;
-  std::set<std::string> names_;
-};
-
 // One launch at a time; its blocks are shared by a few threads, each with fibers that it keeps.
 class Chip {
  public:
@@ -408,7 +385,6 @@ class Chip {
 
   void launch(const char* kernel, dim3 grid, dim3 size, size_t dynamic_shared, const std::function<void()>& body) {
     std::unique_lock lock(mutex_);
-    coverage_.add(kernel);
     kernel_ = kernel;
     grid_ = grid;
     size_ = size;
@@ -453,7 +429,6 @@ class Chip {
     if (--running_ == 0) done_.notify_all();
   }
 
-  Coverage coverage_;
   std::mutex mutex_;
   std::condition_variable changed_, done_;
   const char* kernel_ = "";

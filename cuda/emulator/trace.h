@@ -1,0 +1,36 @@
+// Calls written to a file, to be made again by replay.cc under a sanitizer or from changed sources.
+//
+// LTX_EMULATOR_TRACE names the file. A call is kept when it runs an instance of a kernel that fewer than three kept calls
+// ran before, so that a whole test suite leaves a few megabytes in which every kernel is.
+#pragma once
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "../../native/runtime/backend.h"
+
+namespace ltx::cuda {
+
+// Whether this process writes a trace.
+bool tracing();
+// The kernels of the table, each of which notes its calls.
+const LtxKernel* traced_kernels();
+// What the call that is under way has launched.
+void note_kernel(const char* name, const void* kernel);
+
+// A call as it stands in a file: every operand as it was before and after. Operands that are the same memory share a
+// block.
+struct TracedCall {
+  int32_t op;
+  std::string kernels;  // the names of those that it launched, by blanks
+  std::vector<double> scalars;
+  std::vector<LtxTensor> tensors;  // data is the block's number + 1
+  std::vector<uint8_t> parameter;  // by tensor: whether it had a cache
+  std::vector<std::vector<char>> before, after;  // by block
+};
+void write(std::FILE* file, const TracedCall& call);
+// False at the end of the file.
+bool read(std::FILE* file, TracedCall& call);
+
+}  // namespace ltx::cuda
