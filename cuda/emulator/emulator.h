@@ -191,6 +191,7 @@ struct alignas(2) bf16 {
 inline uint32_t pack_bf16(float low, float high) {
   return uint32_t{bf16(low).bits} | static_cast<uint32_t>(bf16(high).bits) << 16;
 }
+inline float exp2_approx(float x) { return x < -126.0f ? 0.0f : std::exp2(x); }
 
 template <int kBytes = 16>
 void cp_async(void* shared, const void* global, bool valid = true) {
