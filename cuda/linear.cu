@@ -1,5 +1,4 @@
 // Linear layers: products by gemm.h, whatever its epilogues can't do by a pass of our own.
-#if __has_include("activation.cuh") && __has_include("columns.cuh")
 #include "activation.cuh"
 #include "columns.cuh"
 #include "common.cuh"
@@ -15,22 +14,44 @@ const void* operand(const Call& call, Operand parameter, LtxDtype dtype) {
   return bf16_copy(call, parameter);
 }
 
-// pre (rows, columns) += bias and y = act(pre): pre may be y.
-template <class T>
+// pre (rows, columns) += bias (columns), y = act(pre); pre may be y. N divides columns.
+template <int N, class T>
 __global__ void __launch_bounds__(kThreads)
     bias_activation(const float* bias, T* pre, T* y, int64_t size, int64_t columns, int act) {
-  for (int64_t i = strided_begin(); i < size; i += strided_step()) {
-    const float value = static_cast<float>(pre[i]) + (bias ? bias[i % columns] : 0.0f);
-    if (pre != y) pre[i] = T(value);
-    y[i] = T(activate(act, value, 0.0f, 0.0f));
+  for (int64_t i = strided_begin() * N; i < size; i += strided_step() * N) {
+    Floats<N> values = load<N>(pre + i);
+    if (bias) {
+      const int64_t column = i % columns;
+#pragma unroll
+      for (int j = 0; j < N; ++j) values[j] += bias[column + j];
+    }
+    if (pre != y) store(pre + i, values);
+    activate(act, values);
+    store(y + i, values);
   }
 }
 
-void apply(const Call& call, Operand bias, void* pre, Operand y, int act) {
+void apply(const Call& call, Operand bias, void* before, Operand y, int act) {
   dispatch(y, [&](auto tag) {
     using T = decltype(tag);
-    LTX_LAUNCH(call, bias_activation<T>, grid_for(y.size()), kThreads, 0, data<const float>(bias),
-               static_cast<T*>(pre), y.data<T>(), y.size(), y.columns(), act);
+    constexpr int N = kVector<T>;
+    T* pre = static_cast<T*>(before);
+    T* result = y.data<T>();
+    const float* b = data<const float>(bias);
+    if (fits_vectors(y.columns(), N, pre, result)) {
+      LTX_LAUNCH(call, (bias_activation<N, T>), grid_for(y.size() / N), kThreads, 0, b, pre, result, y.size(),
+                 y.columns(), act);
+    } else {
+      LTX_LAUNCH(call, (bias_activation<1, T>), grid_for(y.size()), kThreads, 0, b, pre, result, y.size(), y.columns(),
+                 act);
+    }
+  });
+}
+
+void sum_rows_of(const Call& call, Operand dy, Operand out) {
+  dispatch(dy, [&](auto tag) {
+    using T = decltype(tag);
+    sum_columns(call, dy.data<const T>(), dy.rows(), dy.rows(), dy.columns(), out.data<float>());
   });
 }
 
@@ -100,7 +121,7 @@ void linear_backward_weight(const Call& call) {
   const Operand x = call[0], dy = call[1], dw = call[2], dbias = call[3];
   if (!x.size() || !dy.size()) {
     zero(call, dw);
-    if (dbias && dy.size()) return sum_columns(call, dy, dbias.data<float>());
+    if (dbias && dy.size()) return sum_rows_of(call, dy, dbias);
     return zero(call, dbias);
   }
   Gemm problem{.m = dy.columns(),
@@ -119,8 +140,7 @@ void linear_backward_weight(const Call& call) {
     if (gemm_supports(call, fused)) return gemm(call, fused);
   }
   gemm(call, problem);
-  if (dbias) sum_columns(call, dy, dbias.data<float>());
+  if (dbias) sum_rows_of(call, dy, dbias);
 }
 
 }  // namespace ltx::cuda
-#endif
