@@ -365,7 +365,9 @@ def main():
     torch.backends.cudnn.benchmark = True
     about = {"version": torch.__version__, "threads": torch.get_num_threads()}
     if cuda:
-        torch._functorch.config.donated_buffer = False  # the same backward pass runs again and again
+        from torch._functorch import config
+
+        config.donated_buffer = False  # the same backward pass runs again and again
         about |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     print(json.dumps({"about": about}), flush=True)
     clock = Clock(cuda, setup["seconds"], setup["rounds"])

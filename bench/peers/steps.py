@@ -249,9 +249,11 @@ def configure(cuda):
     torch.set_num_threads(os.cpu_count())
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
-    for name in ("recompile_limit", "cache_size_limit") if cuda else ():
-        if hasattr(torch._dynamo.config, name):
-            setattr(torch._dynamo.config, name, 64)
+    if cuda:
+        from torch._dynamo import config
+
+        name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+        setattr(config, name, 64)
 
 
 def main():
