@@ -40,7 +40,7 @@ void AnnotateIgnoreWritesEnd(const char*, int);
 
 namespace ltx::emulator {
 
-thread_local Position position __attribute__((tls_model("initial-exec")));
+constinit thread_local Position position __attribute__((tls_model("initial-exec")));
 
 namespace {
 
@@ -286,7 +286,12 @@ void fiber_main() {
   }
 #endif
 #if LTX_TSAN
-  __tsan_acquire(&block->start_tag);
+  int* start_tag;
+  {
+    Unwatched unwatched;
+    start_tag = &block->start_tag;
+  }
+  __tsan_acquire(start_tag);
 #endif
   (*block->body)();
   end_fiber();

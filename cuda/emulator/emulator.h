@@ -41,7 +41,7 @@ struct uint3 {
 };
 struct dim3 {
   uint32_t x = 1, y = 1, z = 1;
-  dim3(uint32_t x = 1, uint32_t y = 1, uint32_t z = 1) : x(x), y(y), z(z) {}
+  constexpr dim3(uint32_t x = 1, uint32_t y = 1, uint32_t z = 1) : x(x), y(y), z(z) {}
 };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
@@ -54,11 +54,11 @@ namespace ltx::emulator {
 
 // Where the running thread stands.
 struct Position {
-  uint3 thread, block;
+  uint3 thread{}, block{};
   dim3 block_size, grid_size;
-  int lane;
+  int lane = 0;
 };
-extern thread_local Position position __attribute__((tls_model("initial-exec")));
+extern constinit thread_local Position position __attribute__((tls_model("initial-exec")));
 
 // Runs body once for each thread of the grid, with blocks in parallel on a few operating system threads.
 void launch(const char* kernel, dim3 grid, dim3 block, size_t dynamic_shared, const std::function<void()>& body);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "../context.h"
 #include "trace.h"
 
 extern "C" const LtxBackend* ltx_backend(uint32_t version, int device, char* reason, size_t reason_size);
@@ -48,6 +49,13 @@ std::string repeat(const LtxBackend& backend, TracedCall& call) {
   for (const LtxCache& cache : caches) {
     if (cache.state) backend.free_cache(backend.context, cache.state);
   }
+  // Fresh and exact for the next call.
+  auto& context = *static_cast<Context*>(backend.context);
+  for (Buffer& buffer : context.scratch) {
+    if (buffer.data) device_free(context, buffer.data);
+    buffer = {};
+  }
+  free_outgrown(context);
   if (status != 0) return error;
   for (size_t i = 0; i < blocks.size(); ++i) {
     const auto& expected = call.after[i];
