@@ -24,6 +24,19 @@ export interface MemoryStats {
   groups: Record<MemoryGroup, number>;
 }
 
+/** How replaying steps goes on one device, for one user of it; `eagerKernels` and `reason` are about the last step. */
+export interface StepReport {
+  steps: number;
+  /** Steps of which everything recordable was replayed. */
+  replayed: number;
+  /** Recordings that are kept. */
+  recordedSegments: number;
+  /** Kernels that were launched one by one. */
+  eagerKernels: number;
+  /** Why it was not replayed. */
+  reason: string | null;
+}
+
 interface Addon {
   interfaceVersion: number;
   ops(): [name: string, operands: string, scalars: string][];
@@ -37,6 +50,9 @@ interface Addon {
   run(op: number, tensors: number, scalars: number): void;
   read(id: number): Promise<ArrayBuffer>;
   synchronize(device: number): Promise<void>;
+  beginStep(device: number): boolean;
+  endStep(device: number): void;
+  stepReport(device: number): StepReport;
   memory(device: number): MemoryStats;
   resetPeak(device: number): void;
   setLimit(device: number, bytes: number): void;
@@ -149,6 +165,10 @@ export async function synchronize(device: number): Promise<void> {
 export const upload = (id: number, data: NodeJS.TypedArray): void => translate(() => addon.upload(id, data));
 export const release = (id: number): void => addon.release(id);
 export const markParameter = (id: number): void => addon.markParameter(id);
+/** Whether the device can record; only then the step is to be ended. */
+export const beginStep = (device: number): boolean => addon.beginStep(device);
+export const endStep = (device: number): void => addon.endStep(device);
+export const stepReport = (device: number): StepReport => addon.stepReport(device);
 export const memory = (device: number): MemoryStats => addon.memory(device);
 export const resetPeak = (device: number): void => addon.resetPeak(device);
 export const setLimit = (device: number, bytes: number): void => addon.setLimit(device, bytes);

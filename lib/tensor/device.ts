@@ -1,7 +1,13 @@
+import { check } from "../errors.js";
 import * as native from "../native.js";
 
 /** A device that tensors live on: an ordered stream of work and the memory behind it. */
 export class Device {
+  /** Whether {@link step} may replay; LTX_STEP_GRAPHS=0 in the environment switches it off. */
+  stepGraphs = process.env.LTX_STEP_GRAPHS !== "0";
+  private inStep = false;
+  private records = true;
+
   constructor(
     readonly name: string,
     /** @internal */ readonly handle: number,
@@ -10,6 +16,45 @@ export class Device {
   /** Resolves when all that was queued so far has run; rejects with the first failure among it. */
   synchronize(): Promise<void> {
     return native.synchronize(this.handle);
+  }
+
+  /**
+   * Runs `body`, which queues one step of something that is repeated: the forward and backward pass and the optimizer
+   * of a training step. Where the backend can, what a step has in common with those before it is recorded and from then
+   * on launched as one; a step of other shapes, or on other memory, runs as it does without this, and so does what is
+   * different each time (uploads, learning rates, random numbers). Results are the same to the bit.
+   * `body` must be synchronous; reading a tensor in it is allowed, but then this step is not replayed.
+   */
+  step<T>(body: () => T): T {
+    const outermost = !this.inStep && this.stepGraphs && this.beginStep();
+    try {
+      const result = body();
+      check(!(result instanceof Promise), "invalid_argument", () => {
+        return "[step] the body must be synchronous: await outside of the step";
+      });
+      return result;
+    } finally {
+      if (outermost) {
+        this.inStep = false;
+        native.endStep(this.handle);
+      }
+    }
+  }
+
+  private beginStep(): boolean {
+    this.records = native.beginStep(this.handle);
+    this.inStep = this.records;
+    return this.records;
+  }
+
+  /**
+   * How many of the steps that have run were replayed and, for the last one, why not. Queued steps have run after
+   * {@link synchronize}.
+   */
+  stepReport(): native.StepReport {
+    const report = native.stepReport(this.handle);
+    if (!this.records) return { ...report, reason: `${this.name} has no recordings` };
+    return this.stepGraphs ? report : { ...report, reason: "switched off" };
   }
 
   /** Live, cached and peak bytes, over all users in the process. */

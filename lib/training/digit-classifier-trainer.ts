@@ -59,7 +59,7 @@ export async function trainDigitClassifier(
     for (let step = 0; step < steps; step++) {
       if (signal?.aborted) throw new LtxError("aborted", "[digit classifier] stopped by the caller");
       const { pixels, signs, noise } = batchOf(source, step, seed);
-      scope(() => {
+      const queue = () => {
         const shape = [BATCH, 1, data.height, data.width, 1];
         const clean = Tensor.from(pixels, shape, { device });
         const grain = normal(shape, { seed, step, purpose: Purpose.classifierNoise }, { device });
@@ -67,7 +67,8 @@ export async function trainDigitClassifier(
         // Binary cross-entropy: log(1 + e^-z) where the statement is true, log(1 + e^z) where it is not.
         backward(mean(softplus(mul(logits, Tensor.from(signs, logits.shape, { device })))));
         optimizer.step(LEARNING_RATE * scheduleFactor(schedule, step));
-      });
+      };
+      device.step(() => scope(queue));
       if ((step + 1) % SYNC_EVERY === 0 || step + 1 === steps) await device.synchronize();
       onStep?.(step + 1, steps);
     }

@@ -138,7 +138,7 @@ export abstract class Trainer<Batch> {
   private update(batches: readonly Batch[]): Pending {
     const count = batches.length;
     const factor = this.rateFactor(this.step);
-    const result = scope(() => {
+    const queue = () => {
       let first: LossTerms | null = null;
       for (const [i, batch] of batches.entries()) {
         const terms = scope(() => this.accumulate(batch, this.step * count + i, count));
@@ -147,7 +147,8 @@ export abstract class Trainer<Batch> {
       const norms = applyGradients(this.optimizers, factor, this.clipTogether);
       this.ema?.update(this.step);
       return { first: first as LossTerms, norms };
-    });
+    };
+    const result = this.device.step(() => scope(queue));
     const { loss, terms } = result.first;
     const tensors = [loss, ...result.norms, ...Object.values(terms)];
     const values = Promise.all(tensors.map((t) => t.item()));

@@ -92,6 +92,31 @@ Napi::Value read(const Info& info) { return Environment::of(info.Env()).read(int
 
 Napi::Value synchronize(const Info& info) { return Environment::of(info.Env()).synchronize(integer(info, 0)); }
 
+Napi::Value begin_step(const Info& info) {
+  return Napi::Boolean::New(info.Env(), Environment::of(info.Env()).begin_step(integer(info, 0)));
+}
+
+Napi::Value end_step(const Info& info) {
+  Environment::of(info.Env()).end_step(integer(info, 0));
+  return info.Env().Undefined();
+}
+
+Napi::Value step_report(const Info& info) {
+  const StepReport report = Environment::of(info.Env()).step_report(integer(info, 0));
+  Napi::Object result = Napi::Object::New(info.Env());
+  const auto number = [&](int64_t value) { return Napi::Number::New(info.Env(), static_cast<double>(value)); };
+  result.Set("steps", number(report.steps));
+  result.Set("replayed", number(report.replayed));
+  result.Set("recordedSegments", number(report.recorded_segments));
+  result.Set("eagerKernels", number(report.eager_kernels));
+  if (report.reason.empty()) {
+    result.Set("reason", info.Env().Null());
+  } else {
+    result.Set("reason", report.reason);
+  }
+  return result;
+}
+
 Napi::Value memory(const Info& info) {
   const MemoryStats stats = Environment::of(info.Env()).device(integer(info, 0))->allocator().stats();
   Napi::Object result = Napi::Object::New(info.Env());
@@ -158,6 +183,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   LTX_EXPORT("run", run);
   LTX_EXPORT("read", read);
   LTX_EXPORT("synchronize", synchronize);
+  LTX_EXPORT("beginStep", begin_step);
+  LTX_EXPORT("endStep", end_step);
+  LTX_EXPORT("stepReport", step_report);
   LTX_EXPORT("memory", memory);
   LTX_EXPORT("resetPeak", reset_peak);
   LTX_EXPORT("setLimit", set_limit);

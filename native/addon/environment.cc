@@ -30,6 +30,7 @@ void trim(Device& device, const std::shared_ptr<Client>& client) {
   std::promise<void> reached;
   Task task;
   task.client = client;
+  task.interrupts = "memory ran out in mid-step";
   task.action = [&, backend = device.backend()](bool) {
     backend->wait(backend->context);
     reached.set_value();
@@ -209,6 +210,7 @@ void Environment::run(int op, const int32_t* operands, int tensor_count, const d
   }
   Task task;
   task.op = op;
+  task.first_output = expected.first_output;
   task.tensors.resize(tensor_count);
   Device* target = nullptr;
   for (int i = 0; i < tensor_count; ++i) {
@@ -250,6 +252,7 @@ Napi::Promise Environment::await(Device* device, const std::shared_ptr<Client>& 
   if (pending_reads_++ == 0) napi_ref_threadsafe_function(env_, settle_function_);
   Task task;
   task.client = client;
+  task.interrupts = source ? "a tensor was read in mid-step" : "the device was synchronized in mid-step";
   task.action = [settlement, from](bool) { settlement->start(from); };
   device->enqueue(std::move(task));
   return Napi::Promise(env_, promise);
@@ -281,6 +284,20 @@ void Environment::settle(napi_env env, napi_value, void* context, void* data) {
   settlement->data = nullptr;  // the array's now
   napi_resolve_deferred(env, settlement->deferred, result);
 }
+
+bool Environment::begin_step(int index) {
+  const auto& [device, client] = opened(index);
+  if (!device->backend()->record_begin) return false;
+  device->begin_step(client);
+  return true;
+}
+
+void Environment::end_step(int index) {
+  const auto& [device, client] = opened(index);
+  device->end_step(client);
+}
+
+StepReport Environment::step_report(int index) const { return opened(index).client->step_report(); }
 
 Napi::Promise Environment::read(int32_t id) {
   TensorRecord& source = tensor(id);

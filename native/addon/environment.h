@@ -25,6 +25,10 @@ class Environment {
 
   void upload(int32_t id, const void* data, size_t bytes);
   void run(int op, const int32_t* ids, int tensor_count, const double* scalars, int scalar_count);
+  // Whether the backend can record: false leaves nothing to end.
+  bool begin_step(int device);
+  void end_step(int device);
+  StepReport step_report(int device) const;
   Napi::Promise read(int32_t id);
   Napi::Promise synchronize(int device);
 

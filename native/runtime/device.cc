@@ -19,6 +19,19 @@ constexpr const char* kOpNames[] = {
 
 const char* op_name(int op) { return kOpNames[op]; }
 
+Client::Client() = default;
+Client::~Client() = default;
+
+StepReport Client::step_report() {
+  std::lock_guard lock(mutex_);
+  return step_report_;
+}
+
+void Client::set_step_report(const StepReport& report) {
+  std::lock_guard lock(mutex_);
+  step_report_ = report;
+}
+
 void Client::fail(std::string message) {
   std::lock_guard lock(mutex_);
   if (failed()) return;
@@ -69,6 +82,7 @@ void Device::enqueue(Task task) {
 }
 
 void Device::drain(const std::shared_ptr<Client>& client) {
+  mark(client, &Device::forget_steps);
   std::unique_lock lock(mutex_);
   drained_.wait(lock, [&] { return client->pending_ == 0; });
 }
@@ -98,18 +112,63 @@ void Device::work() {
     queue_.pop_front();
     if (queue_.size() == kQueueLimit - 1) room_.notify_all();
     lock.unlock();
-    run(task);
-    finish(task);
+    take(std::move(task));
     lock.lock();
   }
   lock.unlock();
   backend_->wait(backend_->context);
 }
 
+// Work of others must not pass what was collected, since blocks that this will use may have become theirs; nor must
+// what somebody waits for.
+void Device::take(Task task) {
+  if (in_step_ && in_step_ != task.client) in_step_->steps_->interrupt("another thread used the device in mid-step");
+  if (task.mark) {
+    (this->*task.mark)(task.client);
+    return finish(task);
+  }
+  StepRecorder* const steps = task.client->steps_.get();
+  if (steps && steps->collecting()) {
+    if (!task.interrupts) return steps->add(std::move(task));
+    steps->interrupt(task.interrupts);
+  }
+  run(task);
+  finish(task);
+}
+
 void Device::finish(Task& task) {
   // The closure may own tensors of its client: it must be gone before the client counts as drained.
   task.action = nullptr;
-  unhold(*task.client);
+  unhold(*std::exchange(task.client, nullptr));
+}
+
+void Device::mark(const std::shared_ptr<Client>& client, Task::Mark what) {
+  Task task;
+  task.client = client;
+  task.mark = what;
+  enqueue(std::move(task));
+}
+
+void Device::open_step(const std::shared_ptr<Client>& client) {
+  if (!client->steps_) client->steps_ = std::make_unique<StepRecorder>(*this, *client);
+  client->steps_->begin();
+  in_step_ = client;
+}
+
+void Device::close_step(const std::shared_ptr<Client>& client) {
+  if (client->steps_) client->steps_->end();
+  if (in_step_ == client) in_step_ = nullptr;
+}
+
+void Device::forget_steps(const std::shared_ptr<Client>& client) {
+  close_step(client);
+  client->steps_ = nullptr;
+}
+
+void Device::free_cache(Client& client, LtxCache& cache) {
+  if (client.steps_) client.steps_->forget(&cache);
+  if (cache.state) backend_->free_cache(backend_->context, cache.state);
+  cache.state = nullptr;
 }
 
 void Device::run(Task& task) {
@@ -117,24 +176,28 @@ void Device::run(Task& task) {
   if (task.op < 0) return task.action(skip);
   if (skip) return;
   char error[1024] = "";
-  const LtxCall call{backend_->context,
-                     task.tensors.data(),
-                     task.scalars.data(),
-                     static_cast<int32_t>(task.tensors.size()),
-                     static_cast<int32_t>(task.scalars.size()),
-                     error,
-                     sizeof error};
   // Waiting before and after makes the times the device's own.
-  const bool timed = profiling_.load(std::memory_order_relaxed);
+  const bool timed = profiling();
   if (timed) backend_->wait(backend_->context);
   const auto start = timed ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
-  if (backend_->kernels[task.op](&call) != 0) task.client->fail("[" + std::string(op_name(task.op)) + "] " + error);
+  if (!launch(task, error, sizeof error)) task.client->fail("[" + std::string(op_name(task.op)) + "] " + error);
   if (timed) {
     backend_->wait(backend_->context);
     std::lock_guard lock(profile_mutex_);
     profile_[task.op].seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     ++profile_[task.op].calls;
   }
+}
+
+bool Device::launch(const Task& task, char* error, size_t error_size) {
+  const LtxCall call{backend_->context,
+                     task.tensors.data(),
+                     task.scalars.data(),
+                     static_cast<int32_t>(task.tensors.size()),
+                     static_cast<int32_t>(task.scalars.size()),
+                     error,
+                     error_size};
+  return backend_->kernels[task.op](&call) == 0;
 }
 
 void Device::set_profiling(bool on) {

@@ -13,6 +13,7 @@
 
 #include "allocator.h"
 #include "backend.h"
+#include "step_recorder.h"
 
 namespace ltx {
 
@@ -20,26 +21,39 @@ namespace ltx {
 // then the rest of its queued work is skipped, since it would compute on garbage.
 class Client {
  public:
+  Client();
+  ~Client();
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
   // From here on kernels that this client queued are skipped.
   void cancel() { cancelled_.store(true, std::memory_order_release); }
   bool failed() const { return failed_.load(std::memory_order_acquire); }
   void fail(std::string message);
   std::string take_error();  // empty when there is none
+  StepReport step_report();
+  void set_step_report(const StepReport& report);
 
  private:
   friend class Device;
   std::atomic<bool> cancelled_{false}, failed_{false};
   std::mutex mutex_;
   std::string error_;
-  int64_t pending_ = 0;  // tasks and holds; guarded by the device's queue mutex
+  StepReport step_report_;
+  std::unique_ptr<StepRecorder> steps_;  // the worker's
+  int64_t pending_ = 0;                  // tasks and holds; guarded by the device's queue mutex
 };
 
+class Device;
+
+// A kernel's call, an action or a mark.
 struct Task {
+  using Mark = void (Device::*)(const std::shared_ptr<Client>&);
   std::shared_ptr<Client> client;
   std::vector<LtxTensor> tensors;
   std::vector<double> scalars;
   int op = -1;
+  int first_output = 0;              // from here on operands are written
+  const char* interrupts = nullptr;  // why it can't be collected with a step; static
+  Mark mark = nullptr;
   std::function<void(bool skipped)> action;  // runs instead of a kernel when op is -1
 };
 
@@ -53,11 +67,15 @@ class Device {
 
   // Blocks while the queue is full.
   void enqueue(Task task);
-  // Returns when nothing that the client queued or holds is left.
+  // Between these the client's work is a step, which is recorded and replayed where the backend can.
+  void begin_step(const std::shared_ptr<Client>& client) { mark(client, &Device::open_step); }
+  void end_step(const std::shared_ptr<Client>& client) { mark(client, &Device::close_step); }
+  // Returns when nothing that the client queued or holds is left. The client queues nothing after.
   void drain(const std::shared_ptr<Client>& client);
   // From the worker, for what the backend ends later: the client is not drained before the unhold, on any thread.
   void hold(Client& client);
   void unhold(Client& client);
+  void free_cache(Client& client, LtxCache& cache);
 
   // At most one kernel profile at a time: seconds and calls by op since it was switched on.
   void set_profiling(bool on);
@@ -73,9 +91,19 @@ class Device {
   Allocator& allocator() { return allocator_; }
 
  private:
+  friend class StepRecorder;
+  void mark(const std::shared_ptr<Client>& client, Task::Mark what);
+  void open_step(const std::shared_ptr<Client>& client);
+  void close_step(const std::shared_ptr<Client>& client);
+  void forget_steps(const std::shared_ptr<Client>& client);
+
   void work();
-  void finish(Task& task);
+  void take(Task task);
   void run(Task& task);
+  // Calls the kernel; false with its reason.
+  bool launch(const Task& task, char* error, size_t error_size);
+  void finish(Task& task);
+  bool profiling() const { return profiling_.load(std::memory_order_relaxed); }
 
   static constexpr size_t kQueueLimit = 8192;
   const LtxBackend* backend_;
@@ -84,6 +112,7 @@ class Device {
   std::condition_variable ready_, room_, drained_;
   std::deque<Task> queue_;
   bool stopping_ = false, waiting_ = false;
+  std::shared_ptr<Client> in_step_;  // the worker's
   std::atomic<bool> profiling_{false};
   std::mutex profile_mutex_;
   std::vector<OpTime> profile_;

@@ -8,10 +8,8 @@ Storage::~Storage() {
     Task task;
     task.client = client_;
     std::shared_ptr<LtxCache> cache(cache_.release());
-    task.action = [cache, backend = device_->backend()](bool) {
-      if (cache->state) backend->free_cache(backend->context, cache->state);
-      cache->state = nullptr;
-    };
+    task.interrupts = "a parameter was freed in mid-step";
+    task.action = [cache, client = client_, device = device_.get()](bool) { device->free_cache(*client, *cache); };
     device_->enqueue(std::move(task));
   }
   device_->allocator().release(block_, group_);

@@ -1,0 +1,351 @@
+/** Steps that are recorded and replayed, on the emulator: it stores launches where a GPU's driver makes a graph. */
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Initializer, type Parameter } from "../../lib/nn/index.js";
+import { add, affine, gatherRows, linear, mean, normAct, normal, square } from "../../lib/ops/index.js";
+import { Adam } from "../../lib/optim/index.js";
+import { backward, type Device, device, keep, noGrad, scope, Tensor } from "../../lib/tensor/index.js";
+import { type Compiled, compileLibrary } from "../support/compiled.js";
+
+const LIBRARIES = process.env.LTX_BACKEND_PATH ?? join(__dirname, "..", "..", "build", "emulator");
+
+/** The emulator, or why it can't be used. */
+function openEmulator(): Device | string {
+  process.env.LTX_BACKEND_PATH = LIBRARIES;
+  try {
+    return device("emulator");
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+const opened = openEmulator();
+const missing = typeof opened === "string" ? ` (skipped: npm run build:emulator makes it; ${opened})` : "";
+const emulator = opened as Device;
+
+const WIDTH = 16;
+const LAYERS = 3;
+
+interface Training {
+  graphs?: boolean;
+  steps?: number;
+  /** Rows of step k's batch. */
+  rows?: (k: number) => number;
+  /** A factor that step k's loss is multiplied by. */
+  factor?: (k: number) => number;
+  /** Runs in mid-step, between forward and backward. */
+  middle?: (k: number, hidden: Tensor) => void;
+  /** Runs behind step k. */
+  after?: (k: number, weights: readonly Parameter[]) => Promise<void> | void;
+}
+
+/** Losses and final weights of a small network whose input, noise and learning rate differ at each step. */
+async function train(options: Training = {}): Promise<number[]> {
+  const { graphs = true, steps = 8, rows = () => 6, factor = () => 1, middle, after } = options;
+  emulator.stepGraphs = graphs;
+  const init = new Initializer(emulator, 1);
+  const weights = Array.from({ length: LAYERS }, () => init.uniform([WIDTH, WIDTH], 0.4));
+  const optimizer = new Adam(weights, { lr: 1e-2, maxGradNorm: 1 });
+  const results: number[] = [];
+  for (let k = 0; k < steps; k++) {
+    const loss = emulator.step(() =>
+      scope(() => {
+        const shape = [rows(k), WIDTH];
+        const input = Float32Array.from({ length: shape[0] * WIDTH }, (_, i) => Math.sin(i + 7 * k));
+        const noise = normal(shape, { seed: 1, step: k, purpose: 2 }, { device: emulator });
+        let x = add(Tensor.from(input, shape, { device: emulator }), affine(noise, 0.1));
+        for (const w of weights) x = linear(normAct(x, { kind: "rms_norm", activation: "silu" }), w);
+        middle?.(k, x);
+        const result = mean(square(affine(x, factor(k))));
+        backward(result);
+        optimizer.step(1e-2 / (k + 1));
+        return result;
+      }),
+    );
+    results.push(await loss.item());
+    loss.dispose();
+    await after?.(k, weights);
+  }
+  for (const w of weights) results.push(...(await w.read()));
+  optimizer.dispose();
+  for (const w of weights) w.dispose();
+  emulator.stepGraphs = true;
+  await emulator.synchronize();
+  return results;
+}
+
+/** What the report counts from here on. */
+function counted() {
+  const { steps, replayed } = emulator.stepReport();
+  return () => {
+    const now = emulator.stepReport();
+    return { steps: now.steps - steps, replayed: now.replayed - replayed };
+  };
+}
+
+/** Trains with and without replays: the same bits. */
+async function expectSame(options: Training): Promise<ReturnType<ReturnType<typeof counted>>> {
+  const count = counted();
+  const replayed = await train(options);
+  const counts = count();
+  expect(replayed.every(Number.isFinite)).toBe(true);
+  expect(replayed).toEqual(await train({ ...options, graphs: false }));
+  return counts;
+}
+
+describe.skipIf(missing !== "")(`steps on the emulator${missing}`, () => {
+  it("are replayed from the fourth on, to the bit", async () => {
+    let last = emulator.stepReport();
+    const counts = await expectSame({
+      after: () => {
+        if (emulator.stepGraphs) last = emulator.stepReport();
+      },
+    });
+    expect(counts.steps).toBe(8);
+    expect(counts.replayed).toBeGreaterThanOrEqual(4);
+    expect(last.reason).toBeNull();
+    expect(last.recordedSegments).toBeGreaterThanOrEqual(1);
+    // The step's own: noise and the optimizer.
+    expect(last.eagerKernels).toBeGreaterThanOrEqual(2);
+    expect(last.eagerKernels).toBeLessThan(10);
+  });
+
+  it("say that they warm up", async () => {
+    const reasons: (string | null)[] = [];
+    await train({ after: () => void reasons.push(emulator.stepReport().reason) });
+    expect(reasons[0]).toMatch(/moved|first step|earlier step/);
+    expect(reasons).toContain("seen 2 times; recorded at the third");
+    expect(reasons).toContain("recorded in this step");
+    expect(reasons.at(-1)).toBeNull();
+  });
+
+  it("go on after a read in mid-step", async () => {
+    const values: Promise<unknown>[] = [];
+    const reasons: (string | null)[] = [];
+    const counts = await expectSame({
+      steps: 10,
+      middle: (k, x) => {
+        if (k === 6) values.push(x.read());
+      },
+      after: () => void reasons.push(emulator.stepReport().reason),
+    });
+    expect(reasons[6]).toBe("a tensor was read in mid-step");
+    expect(reasons[7]).toBeNull();
+    expect(counts).toEqual({ steps: 10, replayed: expect.any(Number) });
+    const [first, second] = await Promise.all(values);
+    expect(first).toEqual(second);
+  });
+
+  it("keep recordings of several shapes", async () => {
+    const counts = await expectSame({ steps: 14, rows: (k) => (k % 2 ? 4 : 6) });
+    expect(counts.replayed).toBeGreaterThanOrEqual(6);
+  });
+
+  it("of too many shapes are not replayed, and say so", async () => {
+    let reason: string | null = null;
+    const counts = await expectSame({
+      steps: 12,
+      rows: (k) => k + 3,
+      after: () => {
+        if (emulator.stepGraphs) reason = emulator.stepReport().reason;
+      },
+    });
+    expect(counts.replayed).toBe(0);
+    expect(reason).toMatch(/^operand \d+ of \w+ has another shape$/);
+  });
+
+  it("replay what a changing scalar leaves", async () => {
+    const changing = await expectSame({ steps: 10, factor: (k) => 1 + k / 10 });
+    expect(changing.replayed).toBeGreaterThanOrEqual(3);
+    const warmedUp = await expectSame({ steps: 12, factor: (k) => (k < 6 ? 1 : 1 + k / 10) });
+    expect(warmedUp.replayed).toBeGreaterThanOrEqual(4);
+  });
+
+  it("see weights that were overwritten between them", async () => {
+    const counts = await expectSame({
+      steps: 10,
+      after: (k, weights) => {
+        if (k === 6) weights[1].write(new Float32Array(WIDTH * WIDTH).fill(0.05));
+        if (k === 7) noGrad(() => weights[0].write(new Float32Array(WIDTH * WIDTH).fill(-0.05)));
+      },
+    });
+    expect(counts.replayed).toBeGreaterThanOrEqual(6);
+  });
+
+  it("see weights that are overwritten within them", async () => {
+    const other = new Initializer(emulator, 5).uniform([WIDTH, WIDTH], 0.4);
+    const values = (k: number) => Float32Array.from({ length: WIDTH * WIDTH }, (_, i) => Math.sin(i + k));
+    const run = async (graphs: boolean) => {
+      emulator.stepGraphs = graphs;
+      const results: number[] = [];
+      other.write(values(-1));
+      for (let k = 0; k < 8; k++) {
+        const y = emulator.step(() =>
+          noGrad(() =>
+            scope(() => {
+              let x = normal([4, WIDTH], { seed: 1, step: 1, purpose: 1 }, { device: emulator });
+              for (let i = 0; i < 10; i++) x = linear(x, other);
+              other.write(values(k));
+              for (let i = 0; i < 10; i++) x = linear(affine(x, 0.1), other);
+              return x;
+            }),
+          ),
+        );
+        results.push(...(await y.read()));
+        y.dispose();
+      }
+      return results;
+    };
+    expect(await run(true)).toEqual(await run(false));
+    other.dispose();
+    emulator.stepGraphs = true;
+  });
+
+  it("settle although something stays behind at each", async () => {
+    const kept: Tensor[] = [];
+    const reasons: (string | null)[] = [];
+    const counts = await expectSame({
+      steps: 24,
+      middle: (_, x) => {
+        kept.push(keep(noGrad(() => affine(x, 1))));
+      },
+      after: () => void reasons.push(emulator.stepReport().reason),
+    });
+    expect(reasons.some((reason) => /^operand \d+ of \w+ moved$/.test(reason ?? ""))).toBe(true);
+    expect(counts.steps).toBe(24);
+    for (const tensor of kept) tensor.dispose();
+  });
+
+  it("are not replayed while kernels are measured", async () => {
+    emulator.startProfile();
+    const count = counted();
+    await train();
+    expect(count().replayed).toBe(0);
+    expect(emulator.stepReport().reason).toBe("kernels are being measured");
+    const profile = emulator.stopProfile();
+    expect(profile.find(({ op }) => op === "linear")?.calls).toBe(8 * LAYERS);
+  });
+
+  it("report a failing kernel by its op, and go on", async () => {
+    const table = Tensor.from([1, 2, 3, 4, 5, 6], [3, 2], { device: emulator });
+    const bad = Tensor.from(Int32Array.of(0, 7), [2], { device: emulator });
+    const row = emulator.step(() => gatherRows(table, bad));
+    await expect(row.read()).rejects.toMatchObject({ code: "native", message: expect.stringMatching(/gather_rows/) });
+    const good = Tensor.from(Int32Array.of(0, 2), [2], { device: emulator });
+    const rows = emulator.step(() => gatherRows(table, good));
+    expect([...(await rows.read())]).toEqual([1, 2, 5, 6]);
+    for (const tensor of [table, bad, row, good, rows]) tensor.dispose();
+  });
+
+  it("drop their recordings with the parameters", async () => {
+    await train();
+    expect(emulator.stepReport().recordedSegments).toBe(0);
+  });
+
+  it("may be nested, fail and be switched off", async () => {
+    const count = counted();
+    expect(emulator.step(() => emulator.step(() => 7))).toBe(7);
+    expect(() =>
+      emulator.step(() => {
+        throw new Error("planted");
+      }),
+    ).toThrow("planted");
+    await emulator.synchronize();
+    expect(count().steps).toBe(2);
+    emulator.stepGraphs = false;
+    expect(emulator.step(() => 8)).toBe(8);
+    await emulator.synchronize();
+    expect(count().steps).toBe(2);
+    expect(emulator.stepReport().reason).toBe("switched off");
+    emulator.stepGraphs = true;
+  });
+
+  describe("in processes", () => {
+    let library: Compiled;
+    beforeAll(() => {
+      library = compileLibrary();
+    });
+    afterAll(() => library.remove());
+    const prepare = `process.env.LTX_BACKEND_PATH = ${JSON.stringify(LIBRARIES)};`;
+    const worker = (body: string) => `
+      const { parentPort, workerData } = require("node:worker_threads");
+      const tensor = require(workerData.tensor), ops = require(workerData.ops);
+      const device = tensor.device("emulator");
+      const step = (k, n) => device.step(() => tensor.scope(() => {
+        let x = ops.normal([64], { seed: k, step: 1, purpose: 1 }, { device });
+        for (let i = 0; i < n; i++) x = ops.affine(x, 0.5, 1);
+        return x;
+      }));
+      ${body}`;
+    const spawn = (body: string) => `
+      const { Worker } = require("node:worker_threads");
+      const workerData = { tensor: ${JSON.stringify(library.path("tensor/index.js"))}, ops: ${JSON.stringify(library.path("ops/index.js"))} };
+      const worker = () => new Worker(${JSON.stringify(worker(body))}, { eval: true, workerData });`;
+
+    it("end while a step is open", async () => {
+      const { code, stderr } = await library.run(`${prepare}
+        const device = tensor.device("emulator");
+        const x = ops.full([1000], 1, { device });
+        device.step(() => {
+          for (let i = 0; i < 20000; i++) tensor.launch("cast", [x, x], [1, 1]);
+          process.exit(0);
+        });`);
+      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    });
+
+    it("outlive a worker that is terminated within a step", async () => {
+      const script = () =>
+        spawn(`
+          const x = ops.full([1000], 1, { device });
+          for (let k = 0; k < 5; k++) step(k, 20);
+          device.step(() => {
+            parentPort.postMessage("inside");
+            for (;;) tensor.launch("cast", [x, x], [1, 1]);
+          });`);
+      const { code, stdout, stderr } = await library.run(`${prepare}${script()}
+        const device = tensor.device("emulator");
+        const x = ops.full([4], 2, { device });
+        const one = worker();
+        one.on("message", async () => {
+          await one.terminate();
+          const values = await ops.affine(x, 3).read();
+          console.log([...values].join(), device.memory().live);
+        });`);
+      expect({ code, stderr, stdout }).toEqual({ code: 0, stderr: "", stdout: "6,6,6,6 128\n" });
+    });
+
+    it("give two workers at once the values of one", async () => {
+      const script = () =>
+        spawn(`(async () => {
+          let last;
+          for (let k = 0; k < 40; k++) {
+            const y = step(k, 30);
+            last = [...await y.read()];
+            y.dispose();
+          }
+          parentPort.postMessage(last);
+        })();`);
+      const { code, stdout, stderr } = await library.run(`${prepare}${script()}
+        const result = () => new Promise((resolve, reject) => {
+          const one = worker();
+          one.on("message", resolve);
+          one.on("error", reject);
+        });
+        (async () => {
+          const both = await Promise.all([result(), result()]);
+          const alone = await result();
+          console.log(both.every((values) => values.join() === alone.join()), alone.length);
+        })();`);
+      expect({ code, stderr, stdout }).toEqual({ code: 0, stderr: "", stdout: "true 64\n" });
+    });
+  });
+});
+
+describe("steps on a device without recordings", () => {
+  it("are plain calls", async () => {
+    const cpu = device("cpu");
+    expect(cpu.step(() => 7)).toBe(7);
+    expect(cpu.stepReport()).toMatchObject({ steps: 0, replayed: 0, reason: "cpu has no recordings" });
+    expect(() => cpu.step(async () => 7)).toThrow("[step] the body must be synchronous");
+  });
+});
