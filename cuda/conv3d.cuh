@@ -54,6 +54,12 @@ Conv3d conv3d_geometry(const Call& call, Operand x, Operand y, Operand w);
 template <class T>
 const T* whole_rows(const Call& call, int slot, const T* rows, int64_t count, int channels, int padded);
 
+// y (count / columns, columns) = the sum of partials (splits, count), in order, + bias (columns) + residual; both may
+// be null. At most 2^31 elements.
+template <class T>
+void sum_partials(const Call& call, const float* partials, int splits, int64_t count, int columns, const float* bias,
+                  const T* residual, T* y);
+
 // Channels rounded up to 16 bytes.
 template <class T>
 constexpr int padded_channels(int channels) {

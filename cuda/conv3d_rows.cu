@@ -1,4 +1,4 @@
-// What comes before a convolution: its geometry, and rows of channels made whole.
+// What comes before and after a convolution: its geometry, rows of channels made whole, sums of parts.
 #include <limits>
 
 #include "conv3d.cuh"
@@ -19,6 +19,31 @@ __global__ void __launch_bounds__(kThreads) pad_rows(const T* from, T* to, int64
       pack.v[j] = first + j < channels ? from[row * channels + first + j] : T(0.0f);
     }
     *reinterpret_cast<Pack<T, kVector<T>>*>(to + row * padded + first) = pack;
+  }
+}
+
+// kWidth neighbours of one row a thread.
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) add_parts(const float* partials, int splits, int64_t count, int columns,
+                                                      const float* bias, const T* residual, T* y) {
+  for (int64_t i = strided_begin() * kWidth; i < count; i += strided_step() * kWidth) {
+    Floats<kWidth> sum = load<kWidth>(partials + i);
+    for (int part = 1; part < splits; ++part) {
+      const Floats<kWidth> more = load<kWidth>(partials + part * count + i);
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) sum[j] += more[j];
+    }
+    const uint32_t column = static_cast<uint32_t>(i) % static_cast<uint32_t>(columns);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) {
+      if (bias) sum[j] += bias[column + j];
+    }
+    if (residual) {
+      const Floats<kWidth> more = load<kWidth>(residual + i);
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) sum[j] += more[j];
+    }
+    store(y + i, sum);
   }
 }
 
@@ -52,5 +77,19 @@ const T* whole_rows(const Call& call, int slot, const T* rows, int64_t count, in
 }
 template const float* whole_rows(const Call&, int, const float*, int64_t, int, int);
 template const bf16* whole_rows(const Call&, int, const bf16*, int64_t, int, int);
+
+template <class T>
+void sum_partials(const Call& call, const float* partials, int splits, int64_t count, int columns, const float* bias,
+                  const T* residual, T* y) {
+  if (columns % 4 == 0 && aligned16(y) && aligned16(residual)) {
+    LTX_LAUNCH(call, (add_parts<T, 4>), grid_for(count / 4), kThreads, 0, partials, splits, count, columns, bias,
+               residual, y);
+  } else {
+    LTX_LAUNCH(call, (add_parts<T, 1>), grid_for(count), kThreads, 0, partials, splits, count, columns, bias, residual,
+               y);
+  }
+}
+template void sum_partials(const Call&, const float*, int, int64_t, int, const float*, const float*, float*);
+template void sum_partials(const Call&, const float*, int, int64_t, int, const float*, const bf16*, bf16*);
 
 }  // namespace ltx::cuda
