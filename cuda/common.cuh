@@ -53,6 +53,13 @@ T* data(Operand operand) {
   return operand ? operand.data<T>() : nullptr;
 }
 
+// Zeros, in the stream's order; nothing for an operand that was left out.
+inline void clear(const ltx::Call& call, Operand operand) {
+  if (!operand) return;
+  const size_t bytes = operand.dtype() == LTX_BF16 ? 2 : operand.dtype() == LTX_U8 ? 1 : 4;
+  clear(context(call), operand.data<void>(), static_cast<size_t>(operand.size()) * bytes);
+}
+
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Whether every row of kWidth-element groups starts at a multiple of 16 bytes.

@@ -26,21 +26,29 @@ struct alignas(sizeof(T) * N) Pack {
   T v[N];
 };
 
-// pointer is aligned to N elements; N is a power of two, at most 16 bytes.
+// N is a power of two; pointer is aligned to N elements or to 16 bytes, the widest access.
 template <int N, class T>
 LTX_DEVICE Floats<N> load(const T* pointer) {
-  const Pack<T, N> pack = *reinterpret_cast<const Pack<T, N>*>(pointer);
+  constexpr int kStep = N < kVector<T> ? N : kVector<T>;
   Floats<N> result;
 #pragma unroll
-  for (int i = 0; i < N; ++i) result.v[i] = static_cast<float>(pack.v[i]);
+  for (int i = 0; i < N; i += kStep) {
+    const Pack<T, kStep> pack = *reinterpret_cast<const Pack<T, kStep>*>(pointer + i);
+#pragma unroll
+    for (int j = 0; j < kStep; ++j) result.v[i + j] = static_cast<float>(pack.v[j]);
+  }
   return result;
 }
 template <int N, class T>
 LTX_DEVICE void store(T* pointer, const Floats<N>& values) {
-  Pack<T, N> pack;
+  constexpr int kStep = N < kVector<T> ? N : kVector<T>;
 #pragma unroll
-  for (int i = 0; i < N; ++i) pack.v[i] = T(values.v[i]);
-  *reinterpret_cast<Pack<T, N>*>(pointer) = pack;
+  for (int i = 0; i < N; i += kStep) {
+    Pack<T, kStep> pack;
+#pragma unroll
+    for (int j = 0; j < kStep; ++j) pack.v[j] = T(values.v[i + j]);
+    *reinterpret_cast<Pack<T, kStep>*>(pointer + i) = pack;
+  }
 }
 
 struct Add {
