@@ -55,12 +55,16 @@ function named(name: string, prefix = ""): Device {
     throw new LtxError("invalid_argument", `${prefix}unknown device ${JSON.stringify(name)}: ${expected}`);
   }
   if (number !== undefined || kind === "cuda") return gpu(Number(number ?? 0));
-  return open.get(kind) ?? usable(kind as Kind, 0, kind);
+  return opened(kind as Kind, 0, kind);
 }
 
 function gpu(index: number): Device {
-  const name = `cuda:${index}`;
-  const known = open.get(name) ?? usable("cuda", index, name);
+  return opened("cuda", index, `cuda:${index}`);
+}
+
+/** One object for each device, under whichever name it is asked for. */
+function opened(kind: Kind, index: number, name: string): Device {
+  const known = open.get(name) ?? usable(kind, index, name);
   open.set(name, known);
   return known;
 }
