@@ -1,6 +1,5 @@
 /** `npm run gpu-report -- DIR`: tests, ceilings, kernels and steps of one machine, in a few minutes. See bench/README.md. */
-import { spawnSync } from "node:child_process";
-import { createWriteStream, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createWriteStream, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { Command, Option } from "commander";
@@ -8,6 +7,7 @@ import { version } from "../../lib/version.js";
 import { describeMachine, queryGpu } from "../machine.js";
 import { deviceName, oneOf, seconds } from "../options.js";
 import { killAll, runChild } from "./child.js";
+import { commit } from "./commit.js";
 import { markdown } from "./markdown.js";
 import { PARTS, root, WEIGHTS } from "./parts.js";
 import { PART_NAMES, type PartName, type Report } from "./report.js";
@@ -21,13 +21,6 @@ interface Options {
 
 /** Of the whole time, for what happens between the parts. */
 const SPARE = 0.96;
-
-function commit(): string | null {
-  const packed = join(root, "COMMIT");
-  if (existsSync(packed)) return readFileSync(packed, "utf8").trim();
-  const { status, stdout } = spawnSync("git", ["rev-parse", "--short", "HEAD"], { cwd: root, encoding: "utf8" });
-  return status === 0 ? stdout.trim() : null;
-}
 
 function emptyReport({ device, minutes }: Options): Report {
   const gpu = queryGpu();
