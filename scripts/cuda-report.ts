@@ -6,7 +6,7 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, join, relative } from "node:path";
 import { parseArgs } from "node:util";
-import { type Ceilings, compare, format, renew } from "./cuda-report/ceilings.js";
+import { type Ceilings, compare, format, renew, setDynamicShared } from "./cuda-report/ceilings.js";
 import { type Compiled, compile, compilerVersion } from "./cuda-report/compile.js";
 import { cudaSources } from "./cuda-report/flags.js";
 import { type Kernel, kernelsOf } from "./cuda-report/kernels.js";
@@ -15,7 +15,9 @@ import { markdown } from "./cuda-report/table.js";
 const root = join(__dirname, "..");
 const usage = `Usage: npm run cuda:report -- [options] [FILE.cu…]
   --write          renew cuda/ceilings.json from what the kernels use now
-  --markdown FILE  write the table
+  --dynamic NAME=BYTES
+                   with --write: dynamic shared memory of all kernels whose name begins so; may be given often
+  --markdown FILE  write the table instead of printing it
   --arch LIST      only these, as in sm_86,sm_90
   --jobs N         compilations at a time (default 2)
   --require        fail instead of skipping where there is no nvcc`;
@@ -39,6 +41,7 @@ async function main(): Promise<number> {
     allowPositionals: true,
     options: {
       write: { type: "boolean" },
+      dynamic: { type: "string", multiple: true, default: [] },
       markdown: { type: "string" },
       arch: { type: "string" },
       jobs: { type: "string", default: "2" },
@@ -55,6 +58,14 @@ async function main(): Promise<number> {
   const part = values.arch !== undefined || positionals.length > 0;
   if (values.write && part)
     throw new Error("--write needs every kernel on every architecture: leave out --arch and files");
+
+  const dynamic = values.dynamic.map((text) => {
+    const [, beginning, bytes] = /^(.+)=(\d+)$/.exec(text) ?? [];
+    if (beginning === undefined) throw new Error(`--dynamic ${text}: expected NAME=BYTES`);
+    return { beginning, bytes: Number(bytes) };
+  });
+  if (dynamic.length > 0 && !values.write)
+    throw new Error("--dynamic changes cuda/ceilings.json: give --write with it");
 
   const all = cudaSources(join(root, "build"));
   if (all.length === 0) {
@@ -93,6 +104,11 @@ async function main(): Promise<number> {
   if (existsSync(ceilingsFile)) ceilings = JSON.parse(readFileSync(ceilingsFile, "utf8"));
   if (values.write) {
     ceilings = renew(kernels, ceilings, nvcc);
+    for (const { beginning, bytes } of dynamic) {
+      if (setDynamicShared(ceilings, beginning, bytes) === 0) {
+        throw new Error(`--dynamic ${beginning}=${bytes}: no kernel with dynamic shared memory has such a name`);
+      }
+    }
     writeFileSync(ceilingsFile, format(ceilings));
   }
   const table = markdown(kernels, ceilings, architectures, nvcc);

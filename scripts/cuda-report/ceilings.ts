@@ -75,6 +75,19 @@ export function compare(kernels: Kernel[], ceilings: Ceilings): string[] {
   return problems;
 }
 
+/** Sets the dynamic shared memory of every kernel whose name begins so; returns how many there are. */
+export function setDynamicShared(ceilings: Ceilings, beginning: string, bytes: number): number {
+  let count = 0;
+  for (const names of Object.values(ceilings.kernels)) {
+    for (const [name, ceiling] of Object.entries(names)) {
+      if (!name.startsWith(beginning) || ceiling.dynamic_shared === undefined) continue;
+      ceiling.dynamic_shared = bytes;
+      count++;
+    }
+  }
+  return count;
+}
+
 /** New ceilings at what the kernels use now; what was written by hand stays. A new kernel's tensor cores become a duty. */
 export function renew(kernels: Kernel[], old: Ceilings, nvcc: string): Ceilings {
   const renewed: Ceilings = { nvcc, kernels: {} };

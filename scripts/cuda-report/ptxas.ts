@@ -77,7 +77,7 @@ export function shortName(demangled: string): string {
     .replaceAll("(anonymous namespace)::", "")
     .replaceAll("ltx::cuda::", "")
     .replaceAll("__nv_bfloat16", "bf16")
-    .replace(/\b__nv_static_\d+__\w*?(?=_Z)/, "");
+    .replace(/>(?: >)+/g, (closing) => closing.replaceAll(" ", ""));
   if (name.endsWith(")")) {
     let depth = 0;
     let at = name.length - 1;

@@ -2,7 +2,7 @@ import { spawnSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { type Ceilings, compare, format, renew } from "../../scripts/cuda-report/ceilings.js";
+import { type Ceilings, compare, format, renew, setDynamicShared } from "../../scripts/cuda-report/ceilings.js";
 import { type Compiled, compile } from "../../scripts/cuda-report/compile.js";
 import { elfSections } from "../../scripts/cuda-report/cubin.js";
 import { parseCommand } from "../../scripts/cuda-report/flags.js";
@@ -76,7 +76,8 @@ describe("the ceilings", () => {
     const dynamic = kernel({ dynamicShared: true });
     const renewed = renew([dynamic], ceilings(), "13.0");
     expect(compare([dynamic], renewed)[0]).toMatch(/has dynamic shared memory; write its largest size/);
-    renewed.kernels["norm.cu"]["norm<bf16>"].dynamic_shared = 65536;
+    expect(setDynamicShared(renewed, "norm<float", 65536)).toBe(0);
+    expect(setDynamicShared(renewed, "norm<", 65536)).toBe(1);
     const again = renew([dynamic], renewed, "13.0");
     expect(again).toEqual(renewed);
     expect(compare([dynamic], again)).toEqual([]);
@@ -131,6 +132,7 @@ describe("the compiler's words", () => {
         "norm<bf16, 8, true>",
       ],
       ["ltx::cuda::fill(float*, void (*)(int))", "fill"],
+      ["void f<A<B<C<int> > >, D<E<1> > >(int)", "f<A<B<C<int>>>, D<E<1>>>"],
       ["void scale<(Act)1>(float)", "scale<(Act)1>"],
       ["plain", "plain"],
     ];
