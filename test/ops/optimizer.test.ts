@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import * as native from "../../lib/native.js";
 import * as ops from "../../lib/ops/index.js";
 import { Tensor } from "../../lib/tensor/index.js";
 import { draw, relativeError } from "../support/arrays.js";
@@ -57,6 +58,53 @@ describe("adamUpdate and emaUpdate", () => {
       });
     }
   }
+
+  it("updates long lists, with tensors that start anywhere in memory", async () => {
+    const start = Array.from({ length: 150 }, (_, i) => draw([1 + (i % 7)], i));
+    const params = start.map(({ data }, i) => {
+      const whole = Tensor.from([...new Array(i % 3).fill(0), ...data], [(i % 3) + data.length]);
+      return ops.sliceFirst(whole, i % 3, data.length);
+    });
+    const [m, v] = [0, 1].map(() => start.map((p) => ops.zeros(p.shape)));
+    const grads = start.map((p) => ops.full(p.shape, 0.5));
+    const states = start.map((p) => ({ param: p.data.slice(), m: p.data.map(() => 0), v: p.data.map(() => 0) }));
+    const norm = ops.globalNorm(grads);
+    const count = start.reduce((sum, p) => sum + p.data.length, 0);
+    expect(Math.abs((await norm.item()) / (0.5 * Math.sqrt(count)) - 1)).toBeLessThan(1e-6);
+    ops.adamUpdate({ params, grads, m, v }, { ...options, decoupled: true, step: 1, norm, maxNorm: 1 });
+    const gradients = start.map((p) => p.data.map(() => 0.5));
+    reference.optimizer.adamStep(states, gradients, 1, { ...options, decoupled: true, maxNorm: 1 });
+    for (const [i, state] of states.entries()) {
+      expect(relativeError(await params[i].read(), state.param)).toBeLessThan(1e-5);
+    }
+  });
+
+  it("what is kept beside a parameter follows it", async () => {
+    const x = fromArr(draw([3, 64], 1), "bf16");
+    const weight = fromArr(draw([5, 64], 2));
+    native.markParameter(weight.handle);
+    const follows = async () => {
+      const fresh = Tensor.from(await weight.read(), weight.shape);
+      expect([...(await ops.linear(x, weight).read())]).toEqual([...(await ops.linear(x, fresh).read())]);
+    };
+    await follows();
+    const state = {
+      params: [weight],
+      grads: [fromArr(draw([5, 64], 3))],
+      m: [ops.zeros([5, 64])],
+      v: [ops.zeros([5, 64])],
+    };
+    ops.adamUpdate(state, { ...options, decoupled: true, step: 1 });
+    await follows();
+    ops.emaUpdate([weight], [fromArr(draw([5, 64], 4))], 0.5);
+    await follows();
+    // An update that is left out since the norm is not finite, when the values were written just before.
+    weight.write([...draw([5, 64], 5).data]);
+    const written = await weight.read();
+    ops.adamUpdate(state, { ...options, decoupled: true, step: 2, norm: Tensor.from([Number.NaN], [1]) });
+    expect([...(await weight.read())]).toEqual([...written]);
+    await follows();
+  });
 
   it("moves averages", async () => {
     const [averages, values] = [1, 2].map((seed) => shapes.map((shape, i) => draw(shape, 10 * seed + i)));

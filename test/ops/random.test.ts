@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { philox4x32, words } from "../../lib/data/philox.js";
 import * as ops from "../../lib/ops/index.js";
+import { device } from "../../lib/tensor/index.js";
 import { arr, draw, generate } from "../support/arrays.js";
 import { checkOp, expectError, some } from "../support/gradcheck.js";
 
@@ -86,6 +87,18 @@ describe("streams", () => {
       for (const shape of [[1], [2, 3], [1023], [1025], [50_001]]) {
         const short = await make(shape, key).read();
         expect([...short]).toEqual([...long.subarray(0, short.length)]);
+      }
+    }
+  });
+
+  it.skipIf(device().name === "cpu")(`are the same on ${device().name} as on cpu, to the bit`, async () => {
+    for (const key of keys) {
+      for (const make of [ops.normal, ops.uniform]) {
+        for (const dtype of ["f32", "bf16"] as const) {
+          const here = await make([50_003], key, { dtype }).read();
+          const cpu = await make([50_003], key, { dtype, device: device("cpu") }).read();
+          expect(Buffer.compare(Buffer.from(here.buffer), Buffer.from(cpu.buffer))).toBe(0);
+        }
       }
     }
   });

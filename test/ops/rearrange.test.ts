@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import * as ops from "../../lib/ops/index.js";
-import { scope, Tensor } from "../../lib/tensor/index.js";
-import { arr, draw, reshaped } from "../support/arrays.js";
+import { backward, scope, Tensor } from "../../lib/tensor/index.js";
+import { arr, draw, relativeError, reshaped } from "../support/arrays.js";
 import { checkOp, expectError, fromArr, input, some } from "../support/gradcheck.js";
 import * as reference from "../support/reference.js";
 
@@ -30,6 +30,26 @@ describe("depthToSpace", () => {
       });
     }
   }
+
+  it("moves whole vectors of channels", async () => {
+    for (const [stride, channels, repeat, dropFirst] of [
+      [[2, 2, 2], 8, 1, true],
+      [[1, 2, 2], 16, 1, false],
+      [[2, 1, 1], 8, 2, true],
+      [[1, 1, 1], 8, 3, false],
+      [[1, 3, 1], 8, 1, false],
+    ] as const) {
+      const patch = stride[0] * stride[1] * stride[2];
+      for (const order of orders) {
+        await checkOp({
+          operands: { x: input(draw([1, 2, 1, 2, channels * patch], 1)) },
+          run: ({ x }) => ops.depthToSpace(x, { stride, order, dropFirst, repeat }),
+          reference: ({ x }) => reference.rearrange.depthToSpace(x, stride, order, dropFirst, repeat),
+          tolerance: exact,
+        });
+      }
+    }
+  });
 
   it("takes single and empty extents", async () => {
     for (const shape of [
@@ -114,13 +134,15 @@ describe("transpose and the channel orders", () => {
       [0, 2, 3],
       [2, 0, 3],
       [1, 65, 70],
+      [2, 3, 401],
+      [1, 1100, 2],
     ]) {
       await checkOp({
         operands: { x: input(draw(shape, 1)) },
         run: ({ x }) => ops.transpose(x),
         reference: ({ x }) => reference.rearrange.transpose(x),
         tolerance: exact,
-        gradient: shape[1] < 20,
+        gradient: shape[1] * shape[2] < 100,
       });
     }
   });
@@ -159,6 +181,8 @@ describe("slices", () => {
       [[4, 1], 0, 1],
       [[2, 3], 3, 0],
       [[0, 3], 1, 2],
+      [[3, 24], 8, 8],
+      [[3, 24], 4, 12],
     ] as const) {
       await checkOp({
         operands: { x: input(draw(shape, 1)) },
@@ -203,6 +227,8 @@ describe("concatLast", () => {
       [[4], 3, 0],
       [[2, 0], 3, 1],
       [[1, 1], 1, 1],
+      [[3], 8, 16],
+      [[3], 4, 2],
     ] as const) {
       await checkOp({
         operands: { a: input(draw([...rows, left], 1)), b: input(draw([...rows, right], 2)) },
@@ -252,6 +278,38 @@ describe("gatherRows", () => {
         reference: ({ table, index }) => reference.rearrange.gatherRows(table, index),
         tolerance: { f32: 0, bf16: 0 },
       });
+    }
+  });
+
+  it("looks up wide rows in small and large tables, many of them again and again", async () => {
+    for (const [rows, width] of [
+      [3, 8],
+      [5, 133],
+      [2100, 4],
+      [2100, 3],
+    ]) {
+      const index = arr(
+        [1, 70],
+        Array.from({ length: 70 }, (_, i) => (i * i) % Math.min(rows, 11)),
+      );
+      index.data[69] = rows - 1;
+      const table = draw([rows, width], 1);
+      await checkOp({
+        operands: { table: input(table), index: { role: "i32" as const, value: index } },
+        run: ({ table, index }) => ops.gatherRows(table, index),
+        reference: ({ table, index }) => reference.rearrange.gatherRows(table, index),
+        tolerance: { f32: 0, bf16: 0 },
+        gradient: rows < 10 && width < 10,
+      });
+      const leaf = fromArr(table);
+      leaf.requiresGrad = true;
+      const weights = draw([70, width], 2);
+      backward(ops.gatherRows(leaf, Tensor.from(Int32Array.from(index.data), [70])), fromArr(weights));
+      const expected = new Float64Array(rows * width);
+      weights.data.forEach((w, i) => {
+        expected[index.data[Math.floor(i / width)] * width + (i % width)] += w;
+      });
+      expect(relativeError(await (leaf.grad as Tensor).read(), expected)).toBeLessThan(1e-6);
     }
   });
 
