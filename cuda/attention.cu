@@ -47,33 +47,26 @@ __global__ void __launch_bounds__(Tiling::kMostWarps* kWarp, Tiling::kBlocksOfSm
   LTX_DYNAMIC_SHARED(unsigned char, shared);
   const AttentionSizes& s = f.sizes;
   const Team<Tiling::kAlone> team;
-  const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  const int team_warps = Tiling::kAlone ? 1 : warps;
-  const int tiles = (s.queries + 16 * team_warps - 1) / (16 * team_warps);
-  int64_t item = Tiling::kAlone ? static_cast<int64_t>(blockIdx.x) * warps + warp : blockIdx.x;
-  if (item >= tiles * s.heads * s.batch) return;  // a whole warp that is alone
-  const int first = (static_cast<int>(item % tiles) * team_warps + (Tiling::kAlone ? 0 : warp)) * 16;
-  item /= tiles;
-  const int head = static_cast<int>(item % s.heads);
-  const int64_t b = item / s.heads;
-  unsigned char* memory = shared + (Tiling::kAlone ? warp * Tiling::kTeamBytes : 0);
+  const WarpPlace at(s, s.queries, team);
+  if (at.b >= s.batch) return;  // a warp that is alone
+  unsigned char* memory = shared + (Tiling::kAlone ? threadIdx.x / kWarp * Tiling::kTeamBytes : 0);
   const auto k_tile = [&](int stage) { return reinterpret_cast<bf16*>(memory + stage * Tiling::kStageBytes); };
   const auto v_tile = [&](int stage) { return k_tile(stage) + Tiling::kTile; };
   const auto mask_tile = [&](int stage) { return reinterpret_cast<float*>(v_tile(stage) + Tiling::kTile); };
 
-  const HeadRows queries = head_rows(f.q, s, b, head, s.queries);
-  const HeadRows keys = head_rows(f.k, s, b, head, s.keys), values = head_rows(f.v, s, b, head, s.keys);
-  const Fragments<kHead> q(queries, first);
+  const HeadRows queries = head_rows(f.q, s, at.b, at.head, s.queries);
+  const HeadRows keys = head_rows(f.k, s, at.b, at.head, s.keys), values = head_rows(f.v, s, at.b, at.head, s.keys);
+  const Fragments<kHead> q(queries, at.first);
   const float scale = s.scale * kLog2e;
   float out[kHead / 8][4] = {}, maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {};
 
-  const auto load = [&](int tile, int stage) {
+  const auto fetch = [&](int tile, int stage) {
     copy_tile<kHead, kKeys>(k_tile(stage), keys, tile * kKeys, team);
     copy_tile<kHead, kKeys>(v_tile(stage), values, tile * kKeys, team);
     if (!f.mask) return;
     for (int i = team.thread; i < kKeys; i += team.threads) {
       const int key = tile * kKeys + i;
-      cp_async<4>(mask_tile(stage) + i, key < s.keys ? f.mask + b * s.keys + key : f.mask, key < s.keys);
+      cp_async<4>(mask_tile(stage) + i, key < s.keys ? f.mask + at.b * s.keys + key : f.mask, key < s.keys);
     }
   };
   // Of kStep keys: scores, softmax, share of the result.
@@ -95,8 +88,9 @@ __global__ void __launch_bounds__(Tiling::kMostWarps* kWarp, Tiling::kBlocksOfSm
     if (f.bias) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int row = min(first + lane_row() + i / 2 * 8, s.queries - 1), column = first_key + lane_column() + i % 2;
-        const float* bias = f.bias + (static_cast<int64_t>(head) * s.queries + row) * s.keys + column;
+        const int row = min(at.first + lane_row() + i / 2 * 8, s.queries - 1),
+                  column = first_key + lane_column() + i % 2;
+        const float* bias = f.bias + (static_cast<int64_t>(at.head) * s.queries + row) * s.keys + column;
 #pragma unroll
         for (int j = 0; j < kStep / 8; ++j) {
           if (column + 8 * j < s.keys) p[j][i] = fmaf(bias[8 * j], kLog2e, p[j][i]);
@@ -144,24 +138,24 @@ __global__ void __launch_bounds__(Tiling::kMostWarps* kWarp, Tiling::kBlocksOfSm
     accumulate<kHead, kStep>(out, p, v_rows);
   };
   const auto use = [&](int tile, int stage) {
-    if (first >= s.queries) return;
+    if (at.first >= s.queries) return;
 #pragma unroll 1
     for (int step = 0; step < kKeys && tile * kKeys + step < s.keys; step += kStep) {
       use_step(tile * kKeys + step, k_tile(stage) + step * kHead, v_tile(stage) + step * kHead,
                mask_tile(stage) + step + lane_column());
     }
   };
-  stream_tiles<Tiling::kStages>(team, (s.keys + kKeys - 1) / kKeys, load, use);
+  stream_tiles<Tiling::kStages>(team, (s.keys + kKeys - 1) / kKeys, fetch, use);
 
   float inverse[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     sum[i] = warp_reduce<Add, 4>(sum[i]);
     inverse[i] = sum[i] == 0.0f ? 0.0f : 1.0f / sum[i];
-    const int row = first + lane_row() + 8 * i;
-    if (lane_column() == 0 && row < s.queries) f.write_lse(b, head, row, maximum[i], sum[i]);
+    const int row = at.first + lane_row() + 8 * i;
+    if (lane_column() == 0 && row < s.queries) f.write_lse(at.b, at.head, row, maximum[i], sum[i]);
   }
-  write_rows<kHead>(f.y + (queries.data - f.q), queries, first, out, inverse);
+  write_rows<kHead>(f.y + (queries.data - f.q), queries, at.first, out, inverse);
 }
 
 template <class Tiling>
@@ -177,7 +171,7 @@ void attend_on_tensor_cores(const Call& call, const Forward<bf16>& f) {
 }
 
 template <class T, class Tile>
-__global__ void __launch_bounds__(Tile::kTileThreads) attend_simt(Forward<T> f) {
+__global__ void __launch_bounds__(Tile::kTileThreads, Tile::kBlocksOfSm) attend_simt(Forward<T> f) {
   constexpr int kSide = Tile::kSide, kOwn = Tile::kOwn;
   LTX_SHARED(float, a, [Tile::kFloats]);
   LTX_SHARED(float, tile_b, [Tile::kFloats]);

@@ -65,6 +65,9 @@ bool fits_tensor_cores(const AttentionSizes& s, const T*... pointers) {
   return s.head_dim % 8 == 0 && s.head_dim <= 128 && (aligned16(pointers) && ...);
 }
 
+// Whether a warp alone does better than a block on one head's rows.
+inline bool short_sequences(const AttentionSizes& s) { return s.queries <= 32 && s.keys <= 64; }
+
 // Calls body with the head width, rounded up to one that kernels are made for, as a constant.
 template <class Body>
 void dispatch_head(int head_dim, Body&& body) {

@@ -171,7 +171,7 @@ void unprepare(const Call& call, const Projection<T>& q, const Projection<T>& k,
   }
   dispatch(whole_units(width, q.x, k.x, q.weight, k.weight, q.cos, q.sin, dq, dk), [&](auto whole) {
     LTX_LAUNCH(call, (norm_and_rotate_backward<T, whole>), dim3(static_cast<uint32_t>(of_q.slabs + of_k.slabs)),
-               kRowThreads, summed && shared ? width * sizeof(float) : 0, of_q, of_k, width, shared);
+               kRowThreads, summed && shared ? width * sizeof(float) : 16, of_q, of_k, width, shared);
   });
   if (dq_weight) sum_columns<float>(call, of_q.partials, q_partials, q_partials, width, dq_weight);
   if (dk_weight) sum_columns<float>(call, of_k.partials, k_partials, k_partials, width, dk_weight);

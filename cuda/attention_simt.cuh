@@ -14,7 +14,8 @@ constexpr int kPitch = kChunk + 4;  // floats between a tile's rows: 16-byte acc
 template <int kRows, int kOfThread>
 struct SimtTile {
   static constexpr int kSide = kRows, kOwn = kOfThread;
-  static constexpr int kAcross = kSide / kOwn, kTileThreads = kAcross * kAcross, kFloats = kSide * kPitch;
+  static constexpr int kAcross = kSide / kOwn, kTileThreads = kAcross * kAcross, kBlocksOfSm = 512 / kTileThreads,
+                       kFloats = kSide * kPitch;
   static constexpr int kChannels = kChunk / kAcross;  // of the result a thread has, in groups of 4
   static_assert(kSide <= kChunk && kChannels % 4 == 0);
 
@@ -27,6 +28,7 @@ struct SimtTile {
   template <class T>
   LTX_DEVICE static void read_tile(float* tile, const T* head, int64_t pitch, int first, int rows, int channel,
                                    int head_dim) {
+#pragma unroll 4
     for (int i = threadIdx.x; i < kSide * kChunk; i += kTileThreads) {
       const int row = i / kChunk, c = i % kChunk;
       const bool valid = first + row < rows && channel + c < head_dim;
@@ -36,6 +38,7 @@ struct SimtTile {
 
   // s += a b^T over `depth` channels.
   LTX_DEVICE static void add_scores(float (&s)[kOwn][kOwn], const float* a, const float* b, int depth) {
+#pragma unroll 1
     for (int c = 0; c < depth; c += 4) {
       Floats<4> left[kOwn], right[kOwn];
 #pragma unroll
@@ -86,6 +89,7 @@ struct SimtTile {
     read_tile(b, other, pitch, other_first, other_rows, channel, head_dim);
     __syncthreads();
     const int depth = min(kSide, other_rows - other_first);
+#pragma unroll 1
     for (int r = 0; r < depth; r += 4) {
       Floats<4> left[kOwn];
 #pragma unroll

@@ -23,6 +23,23 @@ struct Team {
   }
 };
 
+// A warp's first own row. Teams take up to 16 rows a warp of one head, and a head's teams come one after another: they
+// read the same tiles.
+struct WarpPlace {
+  int64_t b;
+  int head, first;
+  template <bool kAlone>
+  LTX_DEVICE WarpPlace(const AttentionSizes& s, int rows, const Team<kAlone>& team) {
+    const int warps = team.threads / kWarp, warp = threadIdx.x / kWarp;
+    const int tiles = (rows + 16 * warps - 1) / (16 * warps);
+    int64_t item = kAlone ? static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + warp : blockIdx.x;
+    first = static_cast<int>(item % tiles) * 16 * warps + (kAlone ? 0 : warp * 16);
+    item /= tiles;
+    head = static_cast<int>(item % s.heads);
+    b = item / s.heads;
+  }
+};
+
 // Where 8 channels of a tile's row lie, in elements. The chunks of a row change places by the row's number, so that the
 // 8 rows that one matrix of ldmatrix reads in the same chunk, and the chunks of a row that copies write, meet all
 // banks.
@@ -42,8 +59,8 @@ LTX_DEVICE HeadRows head_rows(const bf16* x, const AttentionSizes& s, int64_t b,
   return {x + b * rows * s.width() + head * s.head_dim, s.width(), rows, s.head_dim};
 }
 
-// Starts to copy kRows rows from `first` on; zeros behind the last row and channel. Not unrolled: addresses of copies to
-// come would take the registers that the result needs.
+// Starts to copy kRows rows from `first` on; zeros behind the last row and channel. Not unrolled: addresses of copies
+// to come would take the registers that the result needs.
 template <int kHead, int kRows, bool kAlone>
 LTX_DEVICE void copy_tile(bf16* tile, const HeadRows& from, int first, const Team<kAlone>& team) {
   constexpr int kChunks = kHead / 8;  // divides a team's threads
