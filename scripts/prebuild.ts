@@ -55,9 +55,8 @@ function main(): number {
   for (const name of foreignFiles) copyFileSync(join(build, "Release", name), join(folder, name));
   const foreign = foreignFiles.map((name) => ({ name, path: installedAt(build, name) }));
   writeFileSync(join(folder, "THIRD_PARTY_NOTICES.txt"), notices(foreign, root, withCuda));
-  for (const { name } of inspect(folder)) chmodSync(join(folder, name), 0o755);
-
   const libraries = inspect(folder);
+  for (const { name } of libraries) chmodSync(join(folder, name), 0o755);
   const packed = dryPack(target);
   const made = [...libraries.map(({ name }) => name), "THIRD_PARTY_NOTICES.txt"];
   const required = made.map((name) => `prebuilds/linux-x64/${name}`);

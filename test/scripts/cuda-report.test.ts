@@ -202,7 +202,7 @@ void use() {
 }
 `;
 
-describe.skipIf(nvcc === undefined)("kernels compiled for the purpose", () => {
+describe.skipIf(nvcc === undefined)("kernels compiled for the purpose", { timeout: 240_000 }, () => {
   const folder = testFolder();
   const architectures = ["sm_80", "sm_86", "sm_89", "sm_90"];
   const file = join(folder, "probe.cu");
