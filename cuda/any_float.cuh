@@ -8,7 +8,7 @@ struct AnyFloat {
   void* data;
   bool half;
 
-  LTX_DEVICE explicit operator bool() const { return data; }
+  LTX_HD explicit operator bool() const { return data; }
   LTX_DEVICE float operator[](int64_t i) const {
     return half ? static_cast<float>(static_cast<const bf16*>(data)[i]) : static_cast<const float*>(data)[i];
   }
