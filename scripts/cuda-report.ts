@@ -69,7 +69,7 @@ async function main(): Promise<number> {
 
   const all = cudaSources(join(root, "build"));
   if (all.length === 0) {
-    const reason = "the build in build/ has no CUDA sources (no nvcc was found when it was configured)";
+    const reason = "the build in build/ has no CUDA sources (no nvcc was found, or LTX_CUDA=OFF)";
     if (values.require) throw new Error(`${reason}: install nvcc, then npm run build:native`);
     console.log(`cuda:report: skipped, ${reason}`);
     return 0;

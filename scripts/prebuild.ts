@@ -44,7 +44,7 @@ function main(): number {
   }
   const build = join(root, "build");
   const withCuda = cudaSources(build).length > 0;
-  if (!withCuda && values["require-cuda"]) throw new Error("no nvcc was found, so there is no libltx_cuda.so");
+  if (!withCuda && values["require-cuda"]) throw new Error("there is no libltx_cuda.so: no nvcc was found, or LTX_CUDA=OFF");
 
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
@@ -67,7 +67,7 @@ function main(): number {
   console.log(
     withCuda
       ? "with libltx_cuda.so"
-      : "libltx_cuda.so is LEFT OUT: the build found no nvcc. The package runs on CPUs only",
+      : "libltx_cuda.so is LEFT OUT (no nvcc was found, or LTX_CUDA=OFF): the package runs on CPUs only",
   );
   console.log(`packed: ${(packed.size / 1e6).toFixed(1)} MB, ${packed.files.length} files`);
   for (const problem of problems) console.error(`prebuild: ${problem}`);
