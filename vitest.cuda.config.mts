@@ -1,6 +1,7 @@
 import { spawnSync } from "node:child_process";
 import { availableParallelism } from "node:os";
 import { defineConfig, mergeConfig } from "vitest/config";
+import { BaseSequencer, type TestSpecification } from "vitest/node";
 import base from "./vitest.config.mts";
 
 /**
@@ -12,21 +13,42 @@ const probe = spawnSync(process.execPath, ["--import", "tsx", "test/cuda/probe.t
 const reason = probe.status === 0 ? probe.stdout : probe.stderr;
 if (reason) console.warn(`Nothing can be tested on ${device}: ${reason}`);
 
-const onDevice = [
-  "test/{ops,tensor,nn,optim,models,losses}/**/*.test.ts",
-  "test/golden/golden.test.ts",
-  "test/training/{flow-trainer,adversarial,gradient-checkpointing,resume}.test.ts",
-];
+/** In the order in which they run: small things first, so that a run which is cut off has shown the most. */
+const folders = ["ops", "tensor", "cuda", "nn", "optim", "losses", "models", "golden", "training"];
+const onDevice = ["test/{ops,tensor,nn,optim,models,losses}/**/*.test.ts", "test/golden/golden.test.ts"];
+const trainings = "test/training/{flow-trainer,adversarial,gradient-checkpointing,resume}.test.ts";
+
+/** Whole runs draw pictures of samples. An archive of gpu-report may lack what draws them. */
+function drawsPictures(): boolean {
+  try {
+    return Boolean(import.meta.resolve("sharp"));
+  } catch {
+    console.warn("Whole trainings are left out: the package sharp is not installed");
+    return false;
+  }
+}
+
+class FoldersInOrder extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const place = ({ moduleId }: TestSpecification) => folders.findIndex((name) => moduleId.includes(`/test/${name}/`));
+    return [...files].sort((a, b) => place(a) - place(b) || a.moduleId.localeCompare(b.moduleId));
+  }
+}
 
 const config = mergeConfig(
   base,
   defineConfig({
     test: {
       env: { LTX_DEVICE: device },
+      sequence: { sequencer: FoldersInOrder },
       // Kernels run on the GPU, so that tests can share the machine; on the CPU they are one at a time.
       ...(device.startsWith("cuda") ? { maxWorkers: Math.min(4, availableParallelism()), fileParallelism: true } : {}),
     },
   }),
 );
-config.test.include = ["test/cuda/**/*.test.ts", ...(reason ? [] : onDevice)];
+config.test.include = [
+  "test/cuda/**/*.test.ts",
+  ...(reason ? [] : onDevice),
+  ...(reason || !drawsPictures() ? [] : [trainings]),
+];
 export default config;

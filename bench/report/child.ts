@@ -72,9 +72,15 @@ export function runChild([program, ...args]: readonly string[], options: ChildOp
     child.on("close", (code, signal) => {
       if (late) end(`cut off after ${limitSeconds.toFixed(0)} s`);
       else if (code === 0) end(null);
-      else end(`${signal ?? `exit code ${code}`}: ${last.trim().split("\n").pop() ?? ""}`);
+      else end(`${signal ?? `exit code ${code}`}: ${complaint(last)}`);
     });
   });
+}
+
+/** The line that says what went wrong: a stack's head, else the last one. */
+function complaint(text: string): string {
+  const lines = text.trim().split("\n");
+  return lines.find((line) => /error/i.test(line))?.trim() ?? lines[lines.length - 1];
 }
 
 function parsed(line: string): unknown {

@@ -67,9 +67,10 @@ async function write(folder: string, options: Options): Promise<boolean> {
     const log = createWriteStream(join(folder, `${name}.log`));
     const { command, env, onValue, finish } = PARTS[name]({ ...options, report, scratch, limitSeconds });
     const result = await runChild(command, { cwd: root, env, limitSeconds, log, onValue });
-    finish?.();
+    const finding = finish?.() ?? null;
     log.end();
-    const { failure, late, seconds } = result;
+    const { late, seconds } = result;
+    const failure = result.failure && [finding, late || !finding ? result.failure : null].filter(Boolean).join("; ");
     const state = late ? "cut off" : failure ? "failed" : "done";
     report.parts[name] = { state, reason: failure, seconds };
     console.log(`${name}: ${state}${failure ? `, ${failure}` : ""} (${seconds.toFixed(0)} s)`);

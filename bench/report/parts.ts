@@ -13,8 +13,8 @@ export interface PartRun {
   env?: Record<string, string>;
   /** Takes the lines of JSON on standard output; without it that is the log's. */
   onValue?: (value: unknown) => void;
-  /** After the end, whatever it was. */
-  finish?: () => void;
+  /** After the end, whatever it was. What it returns says more of a failure than the process's last words. */
+  finish?: () => string | null;
 }
 
 interface PartOptions {
@@ -52,7 +52,9 @@ function tests({ report, device, scratch }: PartOptions): PartRun {
       ...(onGpu(device) ? { LTX_REQUIRE_CUDA: "1" } : {}),
     },
     finish: () => {
-      if (existsSync(lines)) report.tests = summarize(readFileSync(lines, "utf8"));
+      if (!existsSync(lines)) return null;
+      report.tests = summarize(readFileSync(lines, "utf8"));
+      return report.tests.failed ? `${report.tests.failed} failed` : null;
     },
   };
 }
