@@ -19,13 +19,14 @@ function showInfo(json: boolean): number {
   const found = backends();
   const chosen = chosenDevice();
   const usable = chosen instanceof Device;
+  const about = usable ? chosen.describe() : {};
   const info = {
     version,
     node: process.versions.node,
     platform: `${platform()}-${arch()}`,
     processor: cpus()[0]?.model ?? "unknown",
     memory: totalmem(),
-    device: usable ? { name: chosen.name, ...chosen.describe() } : null,
+    device: usable ? { ...about, name: chosen.name, gpu: about.name } : null,
     backends: found,
   };
   if (json) {
@@ -34,7 +35,7 @@ function showInfo(json: boolean): number {
   }
   output.out(`ltx-native ${version}, Node ${info.node}, ${info.platform}`);
   output.out(`processor   ${info.processor}, ${(info.memory / 2 ** 30).toFixed(1)} GiB`);
-  if (usable) output.out(`device      ${chosen.name}: ${summary(chosen.describe())}`);
+  if (usable) output.out(`device      ${chosen.name}: ${summary(about)}`);
   for (const { name, available, detail } of found) {
     output.out(`backend     ${name}: ${available ? `available (${summary(JSON.parse(detail))})` : `off (${detail})`}`);
   }
@@ -54,13 +55,13 @@ function chosenDevice(): Device | string {
 
 /** What a backend says of itself, in one line. */
 function summary(about: Record<string, string | number>): string {
-  const { isa, threads, onednn, gpu, compute_capability, memory, driver, cublaslt } = about;
+  const { isa, threads, onednn, name, compute, memory, driver, cublaslt } = about;
   return [
     isa,
     threads && `${threads} threads`,
     onednn && `oneDNN ${onednn}`,
-    gpu,
-    compute_capability && `compute capability ${compute_capability}`,
+    name,
+    compute && `compute capability ${compute}`,
     memory && `${(Number(memory) / 2 ** 30).toFixed(1)} GiB`,
     driver && `driver ${driver}`,
     cublaslt && `cuBLASLt ${cublaslt}`,

@@ -1,6 +1,8 @@
 import { check } from "../errors.js";
 import * as native from "../native.js";
 
+export type { StepReport } from "../native.js";
+
 /** A device that tensors live on: an ordered stream of work and the memory behind it. */
 export class Device {
   /** Whether {@link step} may replay; LTX_STEP_GRAPHS=0 in the environment switches it off. */
@@ -71,7 +73,7 @@ export class Device {
     native.setLimit(this.handle, bytes);
   }
 
-  /** Instruction set, threads, library versions. */
+  /** Instruction set, threads, library versions; of a GPU its name, compute capability, memory, driver and cuBLASLt. */
   describe(): Record<string, string | number> {
     return native.describe(this.handle);
   }

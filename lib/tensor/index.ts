@@ -1,6 +1,6 @@
 export { backward, gradients, isRecording, noGrad, record, wantsGrad } from "./autograd.js";
 export { checkpoint } from "./checkpoint.js";
-export { Device } from "./device.js";
+export { Device, type StepReport } from "./device.js";
 export { type BackendStatus, backends, device } from "./open-device.js";
 export { keep, scope } from "./scope.js";
 export {

@@ -100,22 +100,21 @@ function missing(kind: Kind): string {
 export function backends(): BackendStatus[] {
   const found = native.backendLibraries();
   const states = found.flatMap(({ name, path }) => {
-    const first = status(name, path, 0);
-    if (!first.available) return [first.state];
-    const count = Number(first.about.devices ?? 1);
-    const more = Array.from({ length: count - 1 }, (_, i) => status(`${name}:${i + 1}`, path, i + 1).state);
-    return [first.state, ...more];
+    const states = [status(name, path, 0)];
+    while (name === "cuda" && states[states.length - 1].available) {
+      states.push(status(`cuda:${states.length}`, path, states.length));
+    }
+    return states.length > 1 ? states.slice(0, -1) : states; // the last one only ends the count
   });
   if (!found.some(({ name }) => name === "cuda"))
     states.push({ name: "cuda", available: false, detail: missing("cuda") });
   return states;
 }
 
-function status(name: string, path: string, index: number) {
+function status(name: string, path: string, index: number): BackendStatus {
   try {
-    const about = native.describe(native.openLibrary(path, index));
-    return { available: true, about, state: { name, available: true, detail: JSON.stringify(about) } } as const;
+    return { name, available: true, detail: JSON.stringify(native.describe(native.openLibrary(path, index))) };
   } catch (error) {
-    return { available: false, state: { name, available: false, detail: (error as Error).message } } as const;
+    return { name, available: false, detail: (error as Error).message };
   }
 }

@@ -182,7 +182,9 @@ void StepRecorder::cut(Plan& plan) {
       plan.segments.push_back(std::exchange(*known, {}));
       continue;
     }
-    Segment segment{begin, i, {}};
+    Segment segment;
+    segment.begin = begin;
+    segment.end = i;
     for (size_t call = begin; call < i; ++call) {
       for (size_t operand = 0; operand < tasks_[call].tensors.size(); ++operand) {
         if (tasks_[call].tensors[operand].cache) segment.uses.push_back({call, operand});
@@ -208,16 +210,14 @@ void StepRecorder::run_eagerly(size_t begin, size_t end) {
 // Whether the segment has run.
 bool StepRecorder::run_segment(Segment& segment) {
   if (client_.cancelled() || client_.failed()) return refuse("a kernel failed before");
-  if (segment.failures >= kMostFailures) return refuse("recording it failed before");
+  if (segment.failures >= kMostFailures) return refuse(segment.failure);
   if (!refresh(segment)) return refuse("a parameter changes in mid-step");
   const LtxBackend* backend = device_.backend();
   const bool fresh = !segment.recording;
   if (fresh && !record(segment)) return false;
   char reason[512] = "no reason given";
   if (backend->replay(backend->context, segment.recording, reason, sizeof reason) != 0) {
-    drop(segment);
-    ++segment.failures;
-    return refuse(reason);
+    return fail(segment, reason);
   }
   if (!fresh) segment.failures = 0;
   if (fresh) refuse("recorded in this step");
@@ -244,10 +244,7 @@ bool StepRecorder::refresh(const Segment& segment) {
 bool StepRecorder::record(Segment& segment) {
   const LtxBackend* backend = device_.backend();
   char reason[512] = "no reason given";
-  if (backend->record_begin(backend->context, reason, sizeof reason) != 0) {
-    ++segment.failures;
-    return refuse(reason);
-  }
+  if (backend->record_begin(backend->context, reason, sizeof reason) != 0) return fail(segment, reason);
   char error[1024] = "";
   bool failed = false;
   for (size_t i = segment.begin; i < segment.end && !failed; ++i)
@@ -255,9 +252,15 @@ bool StepRecorder::record(Segment& segment) {
   segment.recording = backend->record_end(backend->context, reason, sizeof reason);
   if (!failed && segment.recording) return true;
   // Nothing has run: the kernel that fails will do so again, and be reported.
+  return fail(segment, failed ? error : reason);
+}
+
+// After a few failures in a row a segment is left alone.
+bool StepRecorder::fail(Segment& segment, const std::string& reason) {
   drop(segment);
   ++segment.failures;
-  return refuse(failed ? error : reason);
+  segment.failure = reason;
+  return refuse(reason);
 }
 
 // Keeps the first reason of a step.

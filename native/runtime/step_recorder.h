@@ -53,7 +53,8 @@ class StepRecorder {
     };
     std::vector<Use> uses;
     void* recording = nullptr;
-    int failures = 0;  // to record it, in a row
+    int failures = 0;  // to record or replay it, in a row
+    std::string failure;
   };
   // A step that was seen.
   struct Plan {
@@ -73,6 +74,7 @@ class StepRecorder {
   bool refresh(const Segment& segment);
   bool record(Segment& segment);
   bool refuse(const std::string& reason);
+  bool fail(Segment& segment, const std::string& reason);
   void drop(Segment& segment);
   void drop(Plan& plan);
   void publish();

@@ -238,7 +238,7 @@ describe("info", () => {
     const info = JSON.parse(stdout);
     expect(info).toMatchObject({ node: process.versions.node, platform: "linux-x64" });
     expect(info.device.name).toMatch(/^(cpu|cuda:0)$/);
-    expect(info.device.threads ?? info.device.compute_capability).toBeTruthy();
+    expect(info.device.threads ?? info.device.compute).toBeTruthy();
     const names = info.backends.map(({ name }: { name: string }) => name);
     expect(names).toEqual(expect.arrayContaining(["cpu_avx2", "cpu_avx512", "cuda"]));
   });
