@@ -1,4 +1,5 @@
 import { spawnSync } from "node:child_process";
+import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { defineConfig, mergeConfig } from "vitest/config";
 import { BaseSequencer, type TestSpecification } from "vitest/node";
@@ -21,7 +22,7 @@ const trainings = "test/training/{flow-trainer,adversarial,gradient-checkpointin
 /** Whole runs draw pictures of samples. An archive of gpu-report may lack what draws them. */
 function drawsPictures(): boolean {
   try {
-    return Boolean(import.meta.resolve("sharp"));
+    return Boolean(createRequire(import.meta.url).resolve("sharp"));
   } catch {
     console.warn("Whole trainings are left out: the package sharp is not installed");
     return false;
