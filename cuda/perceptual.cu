@@ -11,15 +11,16 @@ constexpr int kWidth = 4;  // channels of an access where they are a multiple of
 constexpr int64_t kPieceElements = 32768;
 
 struct Features {
-  int64_t samples, positions, channels;
+  int64_t samples, positions;
+  int channels;
   int64_t piece, pieces;  // positions that a block sums up, pieces a sample: they depend on the shape alone
   int width, lanes;       // channels of an access, lanes of a pixel
 
   Features(std::initializer_list<Operand> maps, Operand y) : samples(y.size()) {
     const Operand a = *maps.begin();
-    channels = a.columns();
+    channels = static_cast<int>(a.columns());
     positions = a.size() ? a.size() / samples / channels : 0;
-    piece = std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, channels));
+    piece = std::max<int64_t>(1, kPieceElements / std::max(1, channels));
     pieces = divide_up(positions, piece);
     const bool whole = channels % kWidth == 0 &&
                        std::all_of(maps.begin(), maps.end(), [](Operand map) { return !map || fits(map, kWidth); });
@@ -47,7 +48,7 @@ struct Pixel {
   template <class Body>
   LTX_DEVICE void each(Body&& body) const {
     if (!valid) return;
-    for (int64_t c = threadIdx.x % f.lanes * V; c < f.channels; c += f.lanes * V) {
+    for (int c = static_cast<int>(threadIdx.x) % f.lanes * V; c < f.channels; c += f.lanes * V) {
       body(c, a.read<V>(offset + c), b.read<V>(offset + c));
     }
   }
@@ -55,7 +56,7 @@ struct Pixel {
   LTX_DEVICE Pixel(const Features& f, const Mixed& a, const Mixed& b, int64_t index, bool valid)
       : f(f), a(a), b(b), offset(index * f.channels), valid(valid) {
     float squares_a = 0.0f, squares_b = 0.0f;
-    each([&](int64_t, const Floats<V>& xa, const Floats<V>& xb) {
+    each([&](int, const Floats<V>& xa, const Floats<V>& xb) {
 #pragma unroll
       for (int j = 0; j < V; ++j) {
         squares_a += xa[j] * xa[j];
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(kThreads) distances(Features f, Mixed a, Mixed
   float total = 0.0f;
   for (int64_t start = 0; start < count; start += groups) {
     const Pixel<V> pixel(f, a, b, sample * f.positions + first + start + group, start + group < count);
-    pixel.each([&](int64_t c, const Floats<V>& xa, const Floats<V>& xb) {
+    pixel.each([&](int c, const Floats<V>& xa, const Floats<V>& xb) {
 #pragma unroll
       for (int j = 0; j < V; ++j) {
         const float d = pixel.difference(xa[j], xb[j]);
@@ -95,9 +96,10 @@ __global__ void __launch_bounds__(kThreads) distances(Features f, Mixed a, Mixed
   if (threadIdx.x == 0) sums[blockIdx.x] = total / static_cast<float>(f.positions);
 }
 
-// da, db: with g the gradient at a scaled pixel, scale (g - x (g . x) scale / |x|). Either may be left out.
+// da, db: with g the gradient at a scaled pixel, scale (g - x (g . x) scale / |x|). Either may be left out. Five blocks
+// an SM: left alone, ptxas spills to make room for eight.
 template <int V>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 5)
     distance_gradients(Features f, Mixed a, Mixed b, const float* w, const float* dy, Mixed da, Mixed db) {
   const int64_t pixels = f.samples * f.positions, step = static_cast<int64_t>(gridDim.x) * kThreads / f.lanes;
   const int64_t group = strided_begin() / f.lanes;
@@ -106,7 +108,7 @@ __global__ void __launch_bounds__(kThreads)
     const Pixel<V> pixel(f, a, b, index, index < pixels);
     const float d = pixel.valid ? 2.0f * dy[index / f.positions] / static_cast<float>(f.positions) : 0.0f;
     float along_a = 0.0f, along_b = 0.0f;
-    pixel.each([&](int64_t c, const Floats<V>& xa, const Floats<V>& xb) {
+    pixel.each([&](int c, const Floats<V>& xa, const Floats<V>& xb) {
 #pragma unroll
       for (int j = 0; j < V; ++j) {
         const float g = d * w[c + j] * pixel.difference(xa[j], xb[j]);
@@ -116,7 +118,7 @@ __global__ void __launch_bounds__(kThreads)
     });
     const float share_a = pixel.sum(along_a) * pixel.a_scale / (pixel.a_norm > 0 ? pixel.a_norm : 1.0f);
     const float share_b = pixel.sum(along_b) * pixel.b_scale / (pixel.b_norm > 0 ? pixel.b_norm : 1.0f);
-    pixel.each([&](int64_t c, const Floats<V>& xa, const Floats<V>& xb) {
+    pixel.each([&](int c, const Floats<V>& xa, const Floats<V>& xb) {
       Floats<V> to_a, to_b;
 #pragma unroll
       for (int j = 0; j < V; ++j) {

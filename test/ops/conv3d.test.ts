@@ -2,8 +2,8 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import * as ops from "../../lib/ops/index.js";
 import { backward, Tensor } from "../../lib/tensor/index.js";
-import { draw } from "../support/arrays.js";
-import { checkOp, expectError, input, parameter, some } from "../support/gradcheck.js";
+import { type Arr, arr, draw, relativeError } from "../support/arrays.js";
+import { checkOp, expectError, fromArr, input, parameter, some } from "../support/gradcheck.js";
 import * as reference from "../support/reference.js";
 
 type Triple = [number, number, number];
@@ -199,6 +199,36 @@ describe("conv3d", () => {
       await verify({ ...rest, kernel, padTime, padSpace: [kernel[1] >> 1, kernel[2] >> 1] });
     });
     await fc.assert(check, { seed: 11, numRuns: 10 });
+  });
+
+  it("gives a wide or long layer's weights the gradients of narrow layers", async () => {
+    const channels = (a: Arr, first: number, count: number) => {
+      const size = a.shape[a.shape.length - 1];
+      const data = Array.from(a.data).filter((_, i) => i % size >= first && i % size < first + count);
+      return arr([...a.shape.slice(0, -1), count], data);
+    };
+    const gradient = async (x: Arr, dy: Arr, dtype: "f32" | "bf16") => {
+      const w = Tensor.from(new Float32Array(dy.shape[4] * 9 * x.shape[4]), [dy.shape[4], 1, 3, 3, x.shape[4]]);
+      w.requiresGrad = true;
+      backward(ops.conv3d(fromArr(x, dtype), w, null, { padSpace: [1, 1] }), fromArr(dy, dtype));
+      return w.grad!.read();
+    };
+    for (const [positions, inputs, outputs] of [
+      [[1, 1, 8, 8], 392, 392],
+      [[1, 2, 60, 61], 24, 40],
+    ] as [number[], number, number][]) {
+      const [x, dy] = [draw([...positions, inputs], 1), draw([...positions, outputs], 2)];
+      const [first, count] = [inputs - 6, 5];
+      for (const dtype of ["f32", "bf16"] as const) {
+        const wide = await gradient(x, dy, dtype);
+        const narrow = await gradient(channels(x, first, count), channels(dy, first, count), dtype);
+        const part = Array.from(narrow, (_, i) => {
+          const [row, tap, column] = [Math.floor(i / (9 * count)), Math.floor(i / count) % 9, i % count];
+          return wide[((first + row) * 9 + tap) * inputs + first + column];
+        });
+        expect(relativeError(part, narrow), dtype).toBeLessThan(1e-5);
+      }
+    }
   });
 
   it("states its output shape", () => {
