@@ -3,7 +3,7 @@ import type { UnaryKind } from "../../lib/ops/index.js";
 import * as ops from "../../lib/ops/index.js";
 import { backward, scope, Tensor } from "../../lib/tensor/index.js";
 import { arr, draw, map, reshaped, zip } from "../support/arrays.js";
-import { checkOp, expectError, f32, i32, input, parameter, some } from "../support/gradcheck.js";
+import { checkOp, expectError, f32, fromArr, i32, input, parameter, some } from "../support/gradcheck.js";
 import * as reference from "../support/reference.js";
 
 const { activations } = reference.elementwise;
@@ -102,8 +102,12 @@ describe("affine and cast", () => {
   it("reads integers", async () => {
     const index = ops.affine(Tensor.from(Int32Array.of(-3, 0, 70_000), [3]), 2, 1, "f32");
     expect([...(await index.read())]).toEqual([-5, 1, 140_001]);
-    const bytes = ops.affine(Tensor.from(Uint8Array.of(0, 128, 255), [3]), 1 / 255, 0, "f32");
-    expect([...(await bytes.read())]).toEqual([0, 128, 255].map((v) => Math.fround(v * Math.fround(1 / 255))));
+    const values = [0, 128, 255, 1, 2, 3, 4, 5, 6];
+    for (const count of [3, 9]) {
+      const bytes = ops.affine(Tensor.from(Uint8Array.from(values.slice(0, count)), [count]), 1 / 255, 0, "f32");
+      const expected = values.slice(0, count).map((v) => Math.fround(v * Math.fround(1 / 255)));
+      expect([...(await bytes.read())]).toEqual(expected);
+    }
   });
 
   it("casts between f32 and bf16 and carries the gradient back in the input's dtype", async () => {
@@ -126,6 +130,16 @@ describe("axpby, add, sub", () => {
         run: ({ a, b }) => ops.axpby(0.5, a, -2, b),
         reference: ({ a, b }) => zip(a, b, (u, v) => 0.5 * u - 2 * v),
       });
+    }
+  });
+
+  it("takes tensors that start anywhere in memory", async () => {
+    const values = draw([40], 1);
+    for (const dtype of ["f32", "bf16"] as const) {
+      const whole = fromArr(values, dtype);
+      const part = ops.sliceFirst(whole, 1, 37);
+      const expected = (await whole.read()).slice(1, 38).map((v) => 2 * v);
+      expect([...(await ops.add(part, part).read())]).toEqual([...expected]);
     }
   });
 
@@ -179,6 +193,7 @@ describe("addRows", () => {
         ],
         [[4, 1], [1]],
         [[1, 17], [17]],
+        [[3, 24], [24]],
         [[0, 3], [3]],
       ] as const
     ).entries()) {
@@ -210,7 +225,7 @@ describe("addRows", () => {
 
 describe("mixRows", () => {
   it("weighs samples, with every operand that may be left out", async () => {
-    for (const shape of [[3, 2, 5], [1, 1], [0, 4], [5]]) {
+    for (const shape of [[3, 2, 5], [2, 16], [1, 1], [0, 4], [5]]) {
       for (const mask of [0, 1, 2, 3, 4, 5, 6, 7]) {
         const operands = {
           a: input(draw(shape, 1)),
