@@ -31,7 +31,8 @@ struct Projection {
   const float* weight;     // (D) or null: no norm
   float* rstd;             // (rows) or null
   const float *cos, *sin;  // (length, D) or null: no rotation
-  int64_t rows, length;    // rows = batch * length
+  int64_t batch, length;
+  LTX_HD int64_t rows() const { return batch * length; }
   LTX_HD bool plain() const { return !weight && !cos; }
 };
 
@@ -39,7 +40,7 @@ struct Projection {
 template <class T>
 Projection<T> projection(const Call& call, int x, int weight, int rstd) {
   return {call[x].data<T>(),    data<float>(call[weight]), data<float>(call[rstd]),
-          data<float>(call[5]), data<float>(call[6]),      call[x].rows(),
+          data<float>(call[5]), data<float>(call[6]),      call[x].dim(0),
           call[x].dim(1)};
 }
 

@@ -22,29 +22,29 @@ struct Backward {
   T *dq, *dk, *dv;
 };
 
-constexpr int kStatisticLanes = 8;
+constexpr int kStatisticThreads = 128;
 
-// kStatisticLanes lanes for each query of each head.
+// One block a query, 8 lanes a head.
 template <class T, bool kWhole>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kStatisticThreads)
     row_statistics(AttentionSizes s, const T* y, const T* dy, const float* lse, float2* statistics) {
-  constexpr int N = kWhole ? kVector<T> : 1, kItems = kThreads / kStatisticLanes;
-  const int64_t items = s.batch * s.queries * s.heads;
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kItems; first < items;
-       first += static_cast<int64_t>(gridDim.x) * kItems) {
-    const int64_t item = first + threadIdx.x / kStatisticLanes, offset = item * s.head_dim;
+  constexpr int N = kWhole ? kVector<T> : 1, kLanes = 8;
+  const int lane = threadIdx.x % kLanes;
+  const uint32_t b = blockIdx.x / s.queries, query = blockIdx.x % s.queries;
+  for (int first = 0; first < s.heads; first += kStatisticThreads / kLanes) {
+    const int head = first + threadIdx.x / kLanes;
+    const int64_t offset = blockIdx.x * s.width() + static_cast<int64_t>(head) * s.head_dim;
     float sum = 0.0f;
-    if (item < items) {
-      for (int c = threadIdx.x % kStatisticLanes * N; c < s.head_dim; c += kStatisticLanes * N) {
-        const Floats<N> a = load<N>(y + offset + c), b = load<N>(dy + offset + c);
+    if (head < s.heads) {
+      for (int c = lane * N; c < s.head_dim; c += kLanes * N) {
+        const Floats<N> left = load<N>(y + offset + c), right = load<N>(dy + offset + c);
 #pragma unroll
-        for (int i = 0; i < N; ++i) sum += a[i] * b[i];
+        for (int i = 0; i < N; ++i) sum += left[i] * right[i];
       }
     }
-    sum = warp_reduce<Add, kStatisticLanes>(sum);
-    if (threadIdx.x % kStatisticLanes || item >= items) continue;
-    const int64_t row = item / s.heads, b = row / s.queries;
-    const int64_t at = (b * s.heads + item % s.heads) * s.queries + row % s.queries;
+    sum = warp_reduce<Add, kLanes>(sum);
+    if (lane || head >= s.heads) continue;
+    const int64_t at = (static_cast<int64_t>(b) * s.heads + head) * s.queries + query;
     // A query without a key has the log-sum-exp -infinity; +infinity makes its probabilities zero.
     statistics[at] = make_float2(lse[at] == -INFINITY ? INFINITY : lse[at] * kLog2e, sum);
   }
@@ -203,7 +203,8 @@ void attend_backward_on_tensor_cores(const Call& call, const Backward<bf16>& f) 
   if (short_sequences(s)) {
     using OfKeys = BackwardTiling<kHead, true, true>;
     using OfQueries = BackwardTiling<kHead, true, false>;
-    static_assert(OfKeys::kWarps == OfQueries::kWarps && OfKeys::kTeamBytes >= OfQueries::kTeamBytes);
+    static_assert(OfKeys::kWarps == OfQueries::kWarps && OfKeys::kBlocksOfSm == OfQueries::kBlocksOfSm &&
+                  OfKeys::kSharedBytes >= OfQueries::kSharedBytes);
     const int64_t blocks = divide_up(divide_up(std::max(s.queries, s.keys), 16) * heads, OfKeys::kWarps);
     LTX_LAUNCH(call, (attend_backward_short<OfKeys, OfQueries>), dim3(static_cast<uint32_t>(blocks)),
                OfKeys::kWarps * kWarp, OfKeys::kSharedBytes, f);
@@ -296,10 +297,10 @@ void attention_gradients(const Call& call) {
   const T *y = call[8].data<T>(), *dy = call[12].data<T>();
   T *dq = call[13].data<T>(), *dk = call[14].data<T>(), *dv = call[15].data<T>();
 
-  const int64_t items = s.batch * s.queries * s.heads;
-  float2* statistics = scratch<float2>(call, 2, items);
+  const int64_t queries = s.batch * s.queries;
+  float2* statistics = scratch<float2>(call, 2, queries * s.heads);
   dispatch(s.head_dim % kVector<T> == 0 && aligned16(y) && aligned16(dy), [&](auto whole) {
-    LTX_LAUNCH(call, (row_statistics<T, whole>), grid_for(items * kStatisticLanes), kThreads, 0, s, y, dy,
+    LTX_LAUNCH(call, (row_statistics<T, whole>), dim3(static_cast<uint32_t>(queries)), kStatisticThreads, 0, s, y, dy,
                call[9].data<float>(), statistics);
   });
   attend_backward_anywhere<T>(call,

@@ -9,21 +9,32 @@
 namespace ltx::cuda {
 namespace {
 
-// One block a row, first those of q, then those of k; a tensor with nothing to do has no rows here. The second read of
-// a row comes from L1.
+// Which piece of q's or k's a block works on: by turns if both have as many, so that they share the tables' rows in the
+// cache, else first all of q's.
+struct Turn {
+  bool of_q;
+  uint32_t index;
+  LTX_DEVICE Turn(uint32_t of_q_count, uint32_t of_k_count) {
+    const bool by_turns = of_q_count == of_k_count;
+    of_q = by_turns ? blockIdx.x % 2 == 0 : blockIdx.x < of_q_count;
+    index = by_turns ? blockIdx.x / 2 : of_q ? blockIdx.x : blockIdx.x - of_q_count;
+  }
+};
+
+// One block a row; a tensor with nothing to do has no rows here. The second read of a row comes from L1.
 template <class T, bool kWhole>
 __global__ void __launch_bounds__(kRowThreads)
     norm_and_rotate(Projection<T> q, Projection<T> k, T* q_out, T* k_out, int64_t width, float eps, bool known_rstd) {
   constexpr int N = kUnit<T, kWhole>;
-  const bool of_q = blockIdx.x < q.rows;
-  const Projection<T> p = of_q ? q : k;
-  const int64_t row = of_q ? blockIdx.x : blockIdx.x - q.rows;
-  const T* x = p.x + row * width;
-  T* out = (of_q ? q_out : k_out) + row * width;
+  const Turn turn(q.rows(), k.rows());
+  const Projection<T> p = turn.of_q ? q : k;
+  const TokenRow at(turn.index, p.batch, p.length);
+  const T* x = p.x + at.row * width;
+  T* out = (turn.of_q ? q_out : k_out) + at.row * width;
 
   float rstd = 1.0f;
   if (p.weight && known_rstd) {
-    rstd = p.rstd[row];
+    rstd = p.rstd[at.row];
   } else if (p.weight) {
     float sum = 0.0f;
     for (int64_t c = threadIdx.x * N; c < width; c += kRowThreads * N) {
@@ -32,10 +43,10 @@ __global__ void __launch_bounds__(kRowThreads)
       for (int i = 0; i < N; ++i) sum += values[i] * values[i];
     }
     rstd = 1.0f / sqrtf(block_reduce(sum) / static_cast<float>(width) + eps);
-    if (p.rstd && threadIdx.x == 0) p.rstd[row] = rstd;
+    if (p.rstd && threadIdx.x == 0) p.rstd[at.row] = rstd;
   }
 
-  const int64_t angles = p.cos ? row % p.length * width : 0;
+  const int64_t angles = at.token * width;
   for (int64_t c = threadIdx.x * N; c < width; c += kRowThreads * N) {
     Floats<N> values = read_unit<N, kWhole>(x, c, width);
     if (p.weight) {
@@ -62,8 +73,8 @@ struct Adjoint {
       : p(p),
         dx(dx),
         partials(nullptr),
-        slab_rows(std::max<int64_t>(1, divide_up(p.rows, kSlabs))),
-        slabs(p.plain() ? 0 : divide_up(p.rows, slab_rows)) {}
+        slab_rows(std::max<int64_t>(1, divide_up(p.rows(), kSlabs))),
+        slabs(p.plain() ? 0 : divide_up(p.rows(), slab_rows)) {}
 };
 
 // Threads keep to their own channels, so neither the sums nor dx in place need a barrier. The sums lie in shared memory
@@ -73,22 +84,22 @@ __global__ void __launch_bounds__(kRowThreads)
     norm_and_rotate_backward(Adjoint<T> q, Adjoint<T> k, int64_t width, bool shared_sums) {
   constexpr int N = kUnit<T, kWhole>;
   LTX_DYNAMIC_SHARED(float, shared);
-  const bool of_q = blockIdx.x < q.slabs;
-  const Adjoint<T> own = of_q ? q : k;
+  const Turn turn(q.slabs, k.slabs);
+  const Adjoint<T> own = turn.of_q ? q : k;
   const Projection<T>& p = own.p;
-  const int64_t slab = of_q ? blockIdx.x : blockIdx.x - q.slabs;
-  float* partials = own.partials ? own.partials + slab * width : nullptr;
+  float* partials = own.partials ? own.partials + turn.index * width : nullptr;
   float* sums = partials && shared_sums ? shared : partials;
   if (sums) {
     for (int64_t c = threadIdx.x * N; c < width; c += kRowThreads * N)
       write_unit<N, false>(sums, c, width, Floats<N>{});
   }
 
-  const int64_t end = min(p.rows, (slab + 1) * own.slab_rows);
-  for (int64_t row = slab * own.slab_rows; row < end; ++row) {
-    const T* x = p.x + row * width;
-    T* dx = own.dx + row * width;
-    const int64_t angles = p.cos ? row % p.length * width : 0;
+  const int64_t begin = turn.index * own.slab_rows, end = min(p.rows(), begin + own.slab_rows);
+  for (int64_t i = begin; i < end; ++i) {
+    const TokenRow at(static_cast<uint32_t>(i), p.batch, p.length);
+    const T* x = p.x + at.row * width;
+    T* dx = own.dx + at.row * width;
+    const int64_t angles = at.token * width;
     const auto gradient = [&](int64_t c) {
       Floats<N> values = read_unit<N, kWhole>(static_cast<const T*>(dx), c, width);
       if (p.cos) rotate<true, kWhole>(values, p.cos + angles, p.sin + angles, c, width);
@@ -99,7 +110,7 @@ __global__ void __launch_bounds__(kRowThreads)
         write_unit<N, kWhole>(dx, c, width, gradient(c));
       continue;
     }
-    const float rstd = p.rstd[row];
+    const float rstd = p.rstd[at.row];
     float sum = 0.0f;
     for (int64_t c = threadIdx.x * N; c < width; c += kRowThreads * N) {
       const Floats<N> g = gradient(c), values = read_unit<N, kWhole>(x, c, width);
@@ -143,11 +154,11 @@ Prepared<T> prepare(const Call& call, const Projection<T>& q, const Projection<T
   for (int i = 0; i < 2; ++i) {
     Projection<T>& p = left[i];
     if (p.plain()) {
-      p.rows = 0;
+      p.batch = 0;
       continue;
     }
-    out[i] = scratch<T>(call, i, p.rows * width);
-    rows += p.rows;
+    out[i] = scratch<T>(call, i, p.rows() * width);
+    rows += p.rows();
     whole = whole && whole_units(width, p.x, p.weight, p.cos, p.sin);
   }
   dispatch(whole, [&](auto is_whole) {

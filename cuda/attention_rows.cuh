@@ -21,6 +21,14 @@ bool whole_units(int64_t width, const T*... pointers) {
   return (fits(pointers) && ...);
 }
 
+// The index-th row of (batch, length) rows when they are visited token by token, all samples' rows of one before those
+// of the next: they read the same rows of cos and sin, which are larger than their own.
+struct TokenRow {
+  int64_t token, row;
+  LTX_DEVICE TokenRow(uint32_t index, uint32_t batch, int64_t length)
+      : token(index / batch), row(index % batch * length + token) {}
+};
+
 // N channels from channel c on, zeros behind the row's end.
 template <int N, bool kWhole, class T>
 LTX_DEVICE Floats<N> read_unit(const T* row, int64_t c, int64_t width) {

@@ -141,13 +141,13 @@ struct SimtPlace {
   int64_t b;
   int head, first, channel;
   LTX_DEVICE SimtPlace(const AttentionSizes& s, int own_rows, int side) {
-    const int tiles = (own_rows + side - 1) / side, chunks = (s.head_dim + kChunk - 1) / kChunk;
-    int64_t item = blockIdx.x;
-    first = static_cast<int>(item % tiles) * side;
+    const uint32_t tiles = (own_rows + side - 1) / side, chunks = (s.head_dim + kChunk - 1) / kChunk;
+    uint32_t item = blockIdx.x;
+    first = item % tiles * side;
     item /= tiles;
-    channel = static_cast<int>(item % chunks) * kChunk;
+    channel = item % chunks * kChunk;
     item /= chunks;
-    head = static_cast<int>(item % s.heads);
+    head = item % s.heads;
     b = item / s.heads;
   }
 };

@@ -31,11 +31,11 @@ struct WarpPlace {
   template <bool kAlone>
   LTX_DEVICE WarpPlace(const AttentionSizes& s, int rows, const Team<kAlone>& team) {
     const int warps = team.threads / kWarp, warp = threadIdx.x / kWarp;
-    const int tiles = (rows + 16 * warps - 1) / (16 * warps);
-    int64_t item = kAlone ? static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + warp : blockIdx.x;
-    first = static_cast<int>(item % tiles) * 16 * warps + (kAlone ? 0 : warp * 16);
+    const uint32_t tiles = (rows + 16 * warps - 1) / (16 * warps);
+    uint32_t item = kAlone ? blockIdx.x * (blockDim.x / kWarp) + warp : blockIdx.x;
+    first = item % tiles * 16 * warps + (kAlone ? 0 : warp * 16);
     item /= tiles;
-    head = static_cast<int>(item % s.heads);
+    head = item % s.heads;
     b = item / s.heads;
   }
 };
