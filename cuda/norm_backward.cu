@@ -35,7 +35,6 @@ struct RowSlabs {
 template <class T, int V, int K>
 __global__ void __launch_bounds__(kThreads)
     norm_rows_backward(NormPlan p, RowSlabs s, const T* x, const T* dy, const float* stats, T* dx, float* sums) {
-  LTX_DYNAMIC_SHARED(float, shared);  // (teams, lanes * V * K) where there are several teams
   constexpr int kOwn = V * K;
   const int64_t stride = static_cast<int64_t>(blockDim.x) * V, column0 = threadIdx.x * V;
   const int64_t run = blockIdx.x / s.slabs, offset = blockIdx.x % s.slabs * s.slab_rows;
@@ -108,7 +107,8 @@ __global__ void __launch_bounds__(kThreads)
       }
       continue;
     }
-    __syncthreads();  // the first sums have been read
+    LTX_DYNAMIC_SHARED(float, shared);  // (teams, lanes * V * K)
+    __syncthreads();                    // the first sums have been read
 #pragma unroll
     for (int k = 0; k < K; ++k) store(shared + threadIdx.y * width + column0 + k * stride, part(own, k));
     __syncthreads();

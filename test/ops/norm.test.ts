@@ -1,9 +1,10 @@
 import fc from "fast-check";
-import { describe, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import type { NormKind } from "../../lib/ops/index.js";
 import * as ops from "../../lib/ops/index.js";
-import { draw } from "../support/arrays.js";
-import { checkOp, expectError, input, parameter, some } from "../support/gradcheck.js";
+import { backward } from "../../lib/tensor/index.js";
+import { draw, relativeError, roundTo } from "../support/arrays.js";
+import { checkOp, expectError, fromArr, input, parameter, some } from "../support/gradcheck.js";
 import * as reference from "../support/reference.js";
 
 const kinds: NormKind[] = ["none", "pixel_norm", "rms_norm", "layer_norm", "group_norm"];
@@ -43,6 +44,35 @@ async function verify(v: Variant): Promise<void> {
       tolerance: { bf16: 1e-2, gradientBf16: 1.5e-2 },
       gradient: v.gradient,
     });
+  }
+}
+
+/** All gradients against their formulas. */
+async function verifyGradients(v: Variant, dtype: "f32" | "bf16"): Promise<void> {
+  const { kind, shape, table = 0, activation = "none" } = v;
+  const channels = shape[shape.length - 1];
+  const options = { kind, eps: 1e-6, activation, groups: kind === "group_norm" && channels % 4 === 0 ? 4 : 1 };
+  const [weight, bias] = [draw([channels], 2, 0.5, 1.5), draw([channels], 3)];
+  const [x, seed] = [roundTo(dtype, draw(shape, 1, -1, 2)), roundTo(dtype, draw(shape, 5))];
+  const ada = table ? roundTo(dtype, draw([table, 3, channels], 4, -1, 1)) : null;
+  const modulated = <T>(ada: T | null) => ada && { ada, shift: 2, scale: 0 };
+  const expected = reference.norm.normActBackward(x, seed, { ...options, weight, bias, modulation: modulated(ada) });
+  const given = {
+    dx: fromArr(x, dtype),
+    dweight: fromArr(weight),
+    dbias: fromArr(bias),
+    dada: ada && fromArr(ada, dtype),
+  };
+  for (const t of Object.values(given)) if (t) t.requiresGrad = true;
+  const modulation = modulated(given.dada);
+  const y = ops.normAct(given.dx, { ...options, weight: given.dweight, bias: given.dbias, modulation });
+  backward(y, fromArr(seed, dtype));
+  for (const [name, tensor] of Object.entries(given)) {
+    if (!tensor) continue;
+    const wanted = expected[name as keyof typeof expected]!;
+    const error = relativeError(await tensor.grad!.read(), wanted.data);
+    const label = `${dtype} ${name} of ${kind} [${shape}] with a table of ${table}`;
+    expect(error, label).toBeLessThan(tensor.dtype === "bf16" ? 4e-3 : 1e-5);
   }
 }
 
@@ -105,6 +135,27 @@ describe("normAct", () => {
         gradient: false,
       });
       await verify({ kind, shape: [3, 2500], weight: true, gradient: false });
+    }
+  });
+
+  it("has exact gradients over wide rows, short rows and many of them", async () => {
+    // From several rows a warp to more channels than any block of threads holds at once, odd ones too.
+    const sizes = [
+      [300, 8],
+      [700, 40],
+      [60, 136],
+      [40, 264],
+      [24, 1037],
+      [12, 2056],
+      [8, 4104],
+    ];
+    for (const kind of kinds) {
+      for (const [i, [rows, channels]] of sizes.entries()) {
+        const table = [0, 1, 4][i % 3];
+        const activation = i % 2 ? "silu" : "none";
+        const variant: Variant = { kind, shape: [2, rows / 2, channels], table, activation };
+        for (const dtype of ["f32", "bf16"] as const) await verifyGradients(variant, dtype);
+      }
     }
   });
 
