@@ -65,7 +65,7 @@ struct InputGradient {
       back = max(0, (s.frames + s.front - s.kernel_t + s.stride_t) / s.stride_t);
       for (int o = back; o < s.out_frames; ++o) all_taps += s.kernel_t - back_tap(o);
     }
-    all_taps *= h.taps * w.taps;
+    all_taps *= first < rows ? h.taps * w.taps : 0;  // phases are of unequal size
   }
 
   LTX_DEVICE int frame_rows() const { return s.batch * h.count * w.count; }

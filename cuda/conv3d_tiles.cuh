@@ -11,7 +11,7 @@
 //   tile      warps      FLOP a byte from L2   ring              blocks an SM  warps an SM
 //   128 x 128 8 (64x32)  64                    3 x 16 KB          2             16
 //   128 x  64 4 (64x32)  43                    4 x 12 KB          2              8
-//    64 x  64 4 (32x32)  32                    4 x  8 KB          3             12
+//    64 x  64 4 (32x32)  32                    3 x  8 KB          3             12
 //   128 x  32 4 (32x32)  26                    3 x 10 KB          3             12
 // 1024 FLOP over 16 bytes is 64: only the first tile keeps the tensor cores fed from L2, so it takes the large layers;
 // two blocks of it, 128 registers a thread, overlap one's prologue and stores with the other's sums. A 64 x 32 warp
@@ -20,6 +20,8 @@
 // positions are few. One step is 32 products a warp against some 60 integer instructions, so places are computed anew
 // at every step from a table of four entries (one a 16-byte column) instead of being kept in registers.
 #pragma once
+#include <limits>
+
 #include "conv3d.cuh"
 #include "weights.cuh"
 
@@ -51,6 +53,18 @@ LTX_DEVICE int swizzled(int row, int column) {
 struct alignas(16) Step {
   int t, h, w, channel;
   int weight, ends;  // weight < 0: past the last tap
+};
+
+template <class Tile, class Taps>
+struct Workspace {
+  struct Cursor {
+    Taps taps;
+    int channel;
+  };
+  uint4 ring[Tile::kStages * Tile::kStage];  // stages of a (kM, 4) and b (kN, 4) pieces
+  Step table[2][kPieces];                    // of the step to copy next and of the one behind it
+  Cursor cursors[kPieces];
+  int positions[Tile::kM];  // in y, of the rows
 };
 
 template <class T>
@@ -183,8 +197,15 @@ LTX_DEVICE void finish(const Problem<T>& p, int position, int column, Floats<kVe
   const int64_t at = static_cast<int64_t>(position) * p.columns + column;
   if (p.splits > 1) {
     float* to = p.partials + blockIdx.y * p.count + at;
-    for (int j = 0; j < kVector<T>; ++j) {
-      if (column + j < p.columns) to[j] = sums[j];
+    if (p.whole) {
+#pragma unroll
+      for (int j = 0; j < kVector<T>; j += 4) {
+        store(to + j, Floats<4>{{sums[j], sums[j + 1], sums[j + 2], sums[j + 3]}});
+      }
+    } else {
+      for (int j = 0; j < kVector<T>; ++j) {
+        if (column + j < p.columns) to[j] = sums[j];
+      }
     }
   } else if (p.whole) {
     if (p.bias) {
@@ -222,15 +243,15 @@ LTX_DEVICE void finish(const Problem<T>& p, int position, int column, Floats<kVe
 template <class T, class Tile, class Pass>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) convolve(Problem<T> p) {
   constexpr int kV = kVector<T>, kRows = Tile::kThreads / kPieces, kStages = Tile::kStages;
-  LTX_DYNAMIC_SHARED(uint4, ring);                                             // stages of a (kM, 4), b (kN, 4) pieces
-  Step* const table = reinterpret_cast<Step*>(ring + kStages * Tile::kStage);  // (2, kPieces)
-  int* const positions = reinterpret_cast<int*>(table + 2 * kPieces);          // (kM)
+  using Shared = Workspace<Tile, typename Pass::Taps>;
+  LTX_DYNAMIC_SHARED(Shared, shared);
+  uint4* const ring = shared->ring;
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
   const int piece = thread % kPieces;
   // Neighbouring blocks share their rows of `a`, which are the larger part of what is read.
   const int first_column = static_cast<int>(blockIdx.x % p.column_tiles) * Tile::kN;
   const Pass pass(p.s, static_cast<int>(blockIdx.x / p.column_tiles), p.row_tiles, Tile::kM);
-  for (int i = thread; i < Tile::kM; i += Tile::kThreads) positions[i] = pass.position(i);
+  for (int i = thread; i < Tile::kM; i += Tile::kThreads) shared->positions[i] = pass.position(i);
 
   typename Pass::Row rows[Tile::kM / kRows];
 #pragma unroll
@@ -240,19 +261,21 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) convolve(Proble
   const int begin = all_steps * static_cast<int>(blockIdx.y) / p.splits;
   const int steps = all_steps * (static_cast<int>(blockIdx.y) + 1) / p.splits - begin;
 
-  // The first threads each follow one piece through the taps, a step ahead of the copies.
-  typename Pass::Taps taps(pass);
-  int channel = begin * kStep<T> + thread * kV;
+  // The first threads each follow one piece through the taps, a step ahead of the copies. Where they are lies in shared
+  // memory: registers would be taken from all threads.
+  if (thread < kPieces) shared->cursors[thread] = {typename Pass::Taps(pass), begin * kStep<T> + thread * kV};
   const auto publish = [&](int step) {
     if (thread >= kPieces) return;
-    for (; channel >= p.channels; channel -= p.channels) taps.next(pass);
-    table[step % 2 * kPieces + thread] = taps.step(pass, channel, p.w_channels);
-    channel += kStep<T>;
+    auto cursor = shared->cursors[thread];
+    for (; cursor.channel >= p.channels; cursor.channel -= p.channels) cursor.taps.next(pass);
+    shared->table[step % 2][thread] = cursor.taps.step(pass, cursor.channel, p.w_channels);
+    cursor.channel += kStep<T>;
+    shared->cursors[thread] = cursor;
   };
   const auto fetch = [&](int index) {
     uint4* const a = ring + index % kStages * Tile::kStage;
     uint4* const b = a + Tile::kM * kPieces;
-    const Step* const entries = table + index % 2 * kPieces;
+    const Step* const entries = shared->table[index % 2];
     const Step step = entries[piece];
 #pragma unroll
     for (int i = 0; i < Tile::kM / kRows; ++i) {
@@ -316,7 +339,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) convolve(Proble
     __syncwarp();
 #pragma unroll
     for (int row = lane / kPerRow; row < 16; row += kWarp / kPerRow) {
-      const int position = positions[warp_row + 16 * i + row];
+      const int position = shared->positions[warp_row + 16 * i + row];
       const int column = lane % kPerRow * kV;
       if (position < 0 || first_column + warp_column + column >= p.columns) continue;
       Floats<kV> values;
@@ -380,15 +403,17 @@ template <class T, class Tile, class Pass>
 void launch_tile(const Call& call, Problem<T> p, int64_t rows, int phases) {
   p.row_tiles = static_cast<int>(divide_up(rows, Tile::kM));
   p.column_tiles = static_cast<int>(divide_up(p.columns, Tile::kN));
-  const size_t shared =
-      Tile::kStages * Tile::kStage * sizeof(uint4) + 2 * kPieces * sizeof(Step) + Tile::kM * sizeof(int);
+  using Shared = Workspace<Tile, typename Pass::Taps>;
+  static_assert(Tile::kBlocks * (sizeof(Shared) + 1024) <= 100 << 10, "of an SM of sm_86, which keeps 1 KB a block");
   const dim3 grid(static_cast<uint32_t>(phases) * p.row_tiles * p.column_tiles, p.splits);
-  LTX_LAUNCH(call, (convolve<T, Tile, Pass>), grid, Tile::kThreads, shared, p);
+  LTX_LAUNCH(call, (convolve<T, Tile, Pass>), grid, Tile::kThreads, sizeof(Shared), p);
 }
 
 // rows of a phase (the largest), each with `taps` taps at most. Fills in what depends on the tile.
 template <class Pass, class T>
 void convolve_tiled(const Call& call, Problem<T> p, int64_t rows, int phases, int taps) {
+  const int64_t weights = static_cast<int64_t>(p.s.out) * p.s.taps() * p.w_channels;
+  if (weights > std::numeric_limits<int>::max()) throw std::runtime_error("a kernel of more than 2^31 weights");
   const int64_t steps = divide_up(static_cast<int64_t>(taps) * p.channels, kStep<T>);
   constexpr bool kTensorCores = sizeof(T) == 2;
   static constexpr TileSpeed kTiles[] = {{128, 128, 1.0}, {64, 64, 0.7}, {128, 64, 0.85}, {128, 32, 0.55}};
@@ -402,7 +427,7 @@ void convolve_tiled(const Call& call, Problem<T> p, int64_t rows, int phases, in
       launch_tile<T, Tile<128, 128, 64, kTensorCores ? 3 : 4, kTensorCores ? 2 : 1>, Pass>(call, p, rows, phases);
       break;
     case 1:
-      launch_tile<T, Tile<64, 64, 32, 4, 3>, Pass>(call, p, rows, phases);
+      launch_tile<T, Tile<64, 64, 32, 3, 3>, Pass>(call, p, rows, phases);
       break;
     case 2:
       if constexpr (kTensorCores) launch_tile<T, Tile<128, 64, 64, 4, 2>, Pass>(call, p, rows, phases);
