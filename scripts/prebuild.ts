@@ -44,7 +44,8 @@ function main(): number {
   }
   const build = join(root, "build");
   const withCuda = cudaSources(build).length > 0;
-  if (!withCuda && values["require-cuda"]) throw new Error("there is no libltx_cuda.so: no nvcc was found, or LTX_CUDA=OFF");
+  if (!withCuda && values["require-cuda"])
+    throw new Error("there is no libltx_cuda.so: no nvcc was found, or LTX_CUDA=OFF");
 
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
