@@ -43,8 +43,7 @@ function operands(bench: Bench, s: AttentionSizes) {
   const { batch, queries, keys, heads } = s;
   const dim = heads * s.width;
   const weight = () => (s.norm ? bench.between([dim], 0.5, 1.5) : null);
-  const angles = Float32Array.from({ length: queries * dim }, (_, i) => (i >> 1) % 97);
-  const table = (f: (angle: number) => number) => (s.rope ? bench.values(angles.map(f), [queries, dim]) : null);
+  const table = () => (s.rope ? bench.between([queries, dim], -1, 1) : null);
   const dropped = Float32Array.from({ length: batch * keys }, (_, i) => (i % keys < WORDS * keys ? 0 : -10000));
   return {
     inputs: [
@@ -53,8 +52,8 @@ function operands(bench: Bench, s: AttentionSizes) {
       bench.input([batch, keys, dim]),
       weight(),
       weight(),
-      table(Math.cos),
-      table(Math.sin),
+      table(),
+      table(),
       s.mask ? bench.values(dropped, [batch, keys]) : null,
     ],
     outputs: [

@@ -29,7 +29,7 @@ export const copyCases = define("copy", buffers, noFlops, (bench, { count }) =>
 /** What it costs to queue a kernel that does nothing: the floor of everything else. */
 const launchCases = define(
   "launch",
-  (["tiny", "small", "large"] as const).map((scale) => ({
+  (["tiny", "small"] as const).map((scale) => ({
     scale,
     name: "one value",
     sizes: {},
