@@ -49,7 +49,7 @@ describe("memory", () => {
     device().setMemoryLimit(base + 8 * MiB);
     const kept = full([MiB], 3, { group: "data" });
     const message =
-      /out of memory on cpu: 6\.0 MiB asked for, .* in use of .* \(activations .*, parameters .*, gradients .*, optimizer .*, data \d+\.\d MiB\)/;
+      /out of memory on \w+: 6\.0 MiB asked for, .* in use of .* \(activations .*, parameters .*, gradients .*, optimizer .*, data \d+\.\d MiB\)/;
     expectError("out_of_memory", message, () => empty([6 * (MiB / 4)]));
     const y = silu(kept);
     expect((await y.read())[MiB - 1]).toBeCloseTo(3 / (1 + Math.exp(-3)), 5);
