@@ -18,8 +18,8 @@ struct Slabs {
   int64_t slab_rows;
   uint32_t lanes, row_lanes;
 
-  // At most `most` slabs a run and about `blocks` blocks in all, as far as kChain allows; most_lanes: a power of two.
-  Slabs(int64_t rows, int64_t run, int64_t columns, int width, int64_t blocks, int64_t most, int64_t most_lanes = kWarp)
+  // About `blocks` blocks in all, as far as kChain and the rows allow; most_lanes: a power of two.
+  Slabs(int64_t rows, int64_t run, int64_t columns, int width, int64_t blocks, int64_t most_lanes = kWarp)
       : run(run), columns(columns), runs(rows / run) {
     const int64_t vectors = divide_up(columns, width);
     lanes = row_lanes = 1;
@@ -28,7 +28,7 @@ struct Slabs {
     while (lanes * row_lanes < kThreads && row_lanes < run) row_lanes *= 2;
     while (lanes * row_lanes < kWarp) row_lanes *= 2;
     tiles = divide_up(vectors, lanes);
-    const int64_t wanted = std::clamp<int64_t>(blocks / (runs * tiles), 1, most);
+    const int64_t wanted = std::max<int64_t>(1, blocks / (runs * tiles));
     slab_rows = std::clamp<int64_t>(divide_up(run, wanted), 4 * row_lanes, kChain * row_lanes);
     slabs = divide_up(run, slab_rows);
   }
@@ -107,8 +107,8 @@ struct AddRow {
   }
 };
 
-// Whether rows of `columns` elements can be read and written `width` at a time through each of the pointers, in accesses
-// of at most 16 bytes.
+// Whether rows of `columns` elements can be read and written `width` at a time through each of the pointers, in
+// accesses of at most 16 bytes.
 template <class... T>
 bool fits_vectors(int64_t columns, int width, const T*... pointers) {
   return columns % width == 0 &&
@@ -130,7 +130,7 @@ void dispatch_width(int64_t columns, std::initializer_list<const void*> addresse
 template <int V, class Body>
 void visit_columns(const Call& call, int64_t rows, int64_t run, int64_t columns, const Body& body) {
   if (!rows || !columns) return;
-  const Slabs s(rows, run, columns, V, 8192, rows);
+  const Slabs s(rows, run, columns, V, 8192);
   LTX_LAUNCH(call, (visit_slabs<V, Body>), s.grid(), s.block(), 0, s, body);
 }
 
@@ -145,7 +145,7 @@ inline void combine(const Call& call, const float* partials, int64_t runs, int64
   int slot = 5;
   for (bool done = false; !done;) {
     // Few rows: narrow blocks, so that there are enough of them.
-    const Slabs s(runs * count, count, width, 1, 1, 1, 8);
+    const Slabs s(runs * count, count, width, 1, 1, 8);
     done = s.slabs == 1;
     slot = slot == 5 ? 6 : 5;
     float* to = done ? out : scratch<float>(call, slot, runs * s.slabs * width);
@@ -161,7 +161,7 @@ template <int kSums, int V, class Body>
 void sum_columns(const Call& call, int64_t rows, int64_t run, int64_t columns, float* out, const Body& body) {
   if (!columns) return;
   if (!rows) return clear(context(call), out, kSums * columns * sizeof(float));
-  const Slabs s(rows, run, columns, V, 1024, 256);
+  const Slabs s(rows, run, columns, V, 1024);
   if (s.slabs == 1) return sum_once<kSums, V>(call, s, body, out);
   float* partials = scratch<float>(call, 5, s.runs * s.slabs * kSums * columns);
   sum_once<kSums, V>(call, s, body, partials);

@@ -91,7 +91,7 @@ template <class T>
 void column_moments(const Call& call, const T* x, int64_t rows, int64_t run, int64_t columns, float* moments) {
   dispatch_width<T>(columns, {x}, [&](auto width) {
     constexpr int V = decltype(width)::value;
-    const Slabs s(rows, run, columns, V, 1024, 256);
+    const Slabs s(rows, run, columns, V, 1024);
     float* parts = s.slabs == 1 ? moments : scratch<float>(call, 5, s.runs * s.slabs * 2 * columns);
     LTX_LAUNCH(call, (moments_of_slabs<T, V>), s.grid(), s.block(),
                size_t{s.lanes} * s.row_lanes * V * 2 * sizeof(float), s, x, parts);

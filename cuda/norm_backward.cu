@@ -19,11 +19,12 @@ LTX_DEVICE void recompute(int act, const Floats<V>& a, const Floats<V>& b, const
   activate_backward(act, u, dy);
 }
 
-// How the rows of each run are shared out: blocks of teams, each a slab.
+// How the rows of each run are shared out: blocks of teams, each a slab. Where a row takes the whole block, the slabs'
+// sums are as long as two rows, and fewer of them pay for a less even end.
 struct RowSlabs {
   int64_t run, runs, slabs, slab_rows;
   RowSlabs(const NormPlan& p, int64_t teams) : run(p.run), runs(p.rows / p.run) {
-    const int64_t wanted = std::max<int64_t>(1, 512 / runs);
+    const int64_t wanted = std::max<int64_t>(1, (teams > 1 ? 1024 : 512) / runs);
     slab_rows = std::clamp<int64_t>(divide_up(run, wanted), 4 * teams, Slabs::kChain * teams);
     slabs = divide_up(run, slab_rows);
   }

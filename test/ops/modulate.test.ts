@@ -11,6 +11,7 @@ describe("gatedAdd", () => {
       [[4, 17], 1],
       [[1, 1, 1], 1],
       [[2, 2, 3, 3], 4],
+      [[2, 3, 16], 2],
       [[0, 3, 5], 1],
       [[0, 3, 5], 0],
     ] as const) {
@@ -18,7 +19,7 @@ describe("gatedAdd", () => {
         await checkOp({
           operands: {
             x: input(draw(shape, 1)),
-            h: input(draw(shape, 2)),
+            h: role(draw(shape, 2)),
             ada: role(draw([groups, 3, shape[shape.length - 1]], 3)),
           },
           run: ({ x, h, ada }) => ops.gatedAdd(x, h, ada, 1),
@@ -46,6 +47,7 @@ describe("addPlane", () => {
       [2, 3, 2, 3, 5],
       [1, 1, 1, 1, 1],
       [1, 2, 1, 4, 17],
+      [2, 1, 2, 3, 8],
       [0, 2, 2, 2, 3],
     ]) {
       for (const role of [f32, constant]) {

@@ -6,7 +6,7 @@ import { checkOp, expectError, input, some } from "../support/gradcheck.js";
 import * as reference from "../support/reference.js";
 
 const { sumSamples } = reference.elementwise;
-const shapes = [[5], [3, 2, 17], [1, 1, 1], [4, 1]];
+const shapes = [[5], [3, 2, 17], [1, 1, 1], [4, 1], [2, 3, 16]];
 const value = (v: number) => v;
 
 describe("sums and means", () => {
