@@ -19,6 +19,10 @@
 // x 32 reads 2 KB for 32 clocks, which is still half of what there is. The smaller tiles waste less where columns or
 // positions are few. One step is 32 products a warp against some 60 integer instructions, so places are computed anew
 // at every step from a table of four entries (one a 16-byte column) instead of being kept in registers.
+//
+// f32 has no tensor cores that are exact: 8 x 8 (or 4 x 8) sums a thread, 16 fused multiply-adds for every 16 bytes of
+// shared memory. 128 x 128 takes up to 254 registers a thread and one block of 4 stages an SM, 64 x 64 up to 168 and
+// three of 3 stages.
 #pragma once
 #include <limits>
 
@@ -31,7 +35,7 @@ constexpr int kPieces = 4;            // 16-byte pieces of a row in a step
 constexpr int kWarpColumns = 32;      // of every warp's tile
 constexpr int kNowhere = -(1 << 30);  // as a coordinate: outside, whatever is added
 template <class T>
-inline constexpr int kStep = kPieces* kVector<T>;  // of K, in elements
+inline constexpr int kStep = kPieces * 16 / static_cast<int>(sizeof(T));  // of K, in elements
 
 template <int M, int N, int WarpM, int Stages, int Blocks>
 struct Tile {
@@ -92,7 +96,7 @@ template <int kWarpM, bool kTransposed, int kN>
 struct Sums<bf16, kWarpM, kTransposed, kN> {
   float sum[kWarpM / 16][kWarpColumns / 8][4] = {};
 
-  // a: (kM, 4) pieces; b: (kN, 4) pieces, or (32, kN / 8) when K runs along its rows.
+  // a: (kM, 4) pieces; b: (kN, 4) pieces, or, kTransposed, (32, kN / 8): a row for every element of K.
   LTX_DEVICE void add(const uint4* a, const uint4* b, int warp_row, int warp_column) {
     const int lane = threadIdx.x % kWarp;
 #pragma unroll
@@ -235,8 +239,8 @@ LTX_DEVICE void finish(const Problem<T>& p, int position, int column, Floats<kVe
 }
 
 // A Pass is made by every thread from the geometry and the number of its tile of rows. It has
-//   kTransposed        whether K runs along the weight's rows (its channels are the columns of y)
-//   taps()             how many taps the tile visits, and Taps, which goes through them: next(), step(channel, ...)
+//   kTransposed        whether the weight's rows run along y's columns, and K from row to row
+//   taps()             how many taps the tile visits, and Taps, which goes through them: next(pass), step(pass, ...)
 //   row(i), Row        where row i of the tile starts to read
 //   source(row, step)  the position that it reads in a step, -1 for zeros
 //   position(i)        of y's row i of the tile, -1 for none
