@@ -137,7 +137,7 @@ void axpby(const Call& call) {
 void mul(const Call& call) {
   const Operand a = call[0], b = call[1], y = call[2];
   if (b.size() == 1) {
-    map_to(call, y, Product{}, Each{a}, Stretched{b, 0});
+    map_to(call, y, Product{}, Each{a}, Stretched{b, Stretched::kForAll});
   } else {
     map_to(call, y, Product{}, Each{a}, Each{b});
   }

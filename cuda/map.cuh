@@ -2,6 +2,7 @@
 // all), and so can the dtypes.
 #pragma once
 #include "common.cuh"
+#include "divisor.cuh"
 
 namespace ltx::cuda {
 
@@ -92,7 +93,7 @@ struct Repeated {
   template <class A>
   struct Reader {
     A x;
-    int64_t period;
+    Divisor period;
     template <int N>
     LTX_DEVICE Floats<N> read(int64_t i) const {
       return x.template read<N>(i % period);
@@ -102,21 +103,22 @@ struct Repeated {
   bool is(int dtype) const { return x.dtype() == dtype; }
   template <class A>
   Reader<A> reader() const {
-    return {array_of<A>(x), x.size()};
+    return {array_of<A>(x), Divisor(x.size())};
   }
 };
 
-// Element i / run of x, whatever its dtype; run 0: one value for all.
+// Element i / run of x, whatever its dtype.
 struct Stretched {
+  static constexpr int64_t kForAll = int64_t{1} << 62;  // the run of one element for all
   Operand x;
   int64_t run;
   template <class A>
   struct Reader {
     Mixed x;
-    int64_t run;
+    Divisor run;
     template <int N>
     LTX_DEVICE Floats<N> read(int64_t i) const {
-      const float value = x.read<1>(run ? i / run : 0)[0];
+      const float value = x.read<1>(i / run)[0];
       Floats<N> values;
 #pragma unroll
       for (int j = 0; j < N; ++j) values[j] = value;
@@ -127,7 +129,7 @@ struct Stretched {
   bool is(int) const { return true; }
   template <class A>
   Reader<A> reader() const {
-    return {array_of<Mixed>(x), run};
+    return {array_of<Mixed>(x), Divisor(run)};
   }
 };
 
@@ -138,11 +140,12 @@ struct Gathered {
   struct Reader {
     A x;
     const int32_t* index;
-    int64_t rows, columns;
+    int64_t rows;
+    Divisor columns;
     template <int N>
     LTX_DEVICE Floats<N> read(int64_t i) const {
       const int64_t row = index[i / columns];
-      if (row >= 0 && row < rows) return x.template read<N>(row * columns + i % columns);
+      if (row >= 0 && row < rows) return x.template read<N>(row * columns.value + i % columns);
       Floats<N> nothing;
 #pragma unroll
       for (int j = 0; j < N; ++j) nothing[j] = NAN;
@@ -153,7 +156,7 @@ struct Gathered {
   bool is(int dtype) const { return x.dtype() == dtype; }
   template <class A>
   Reader<A> reader() const {
-    return {array_of<A>(x), index.data<const int32_t>(), x.rows(), x.columns()};
+    return {array_of<A>(x), index.data<const int32_t>(), x.rows(), Divisor(x.columns())};
   }
 };
 

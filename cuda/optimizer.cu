@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads) root_of_sum(const float* partial, in
   double own = 0.0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) own += partial[i];
   sums[threadIdx.x] = own;
-  for (int half = kThreads / 2; half > 0; half /= 2) {
+  for (uint32_t half = kThreads / 2; half > 0; half /= 2) {
     __syncthreads();
     if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
   }

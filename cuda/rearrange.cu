@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "common.cuh"
+#include "divisor.cuh"
 
 namespace ltx::cuda {
 namespace {
@@ -10,9 +11,10 @@ namespace {
 
 // Where the channels of one narrow position (b, f, h, w) stand in the wide array.
 struct PatchMap {
-  int64_t frames, height, width, channels;  // narrow: (B, frames, height, width, channels patch)
-  int64_t pt, ph, pw, drop, repeat, positions;
-  int64_t wide_frames, wide_row, wide_frame;  // strides of the wide array in elements
+  Divisor frames, height, width, channels;  // narrow: (B, frames, height, width, channels patch)
+  Divisor pt, ph, pw, area, patch;          // area = ph pw, patch = pt area
+  Divisor wide_frames, wide_height, wide_width, wide_channels;
+  int64_t drop, repeat, positions;
   bool width_first;
 
   PatchMap(const Call& call, Operand narrow, Operand wide)
@@ -22,37 +24,52 @@ struct PatchMap {
         pt(call.integer(0)),
         ph(call.integer(1)),
         pw(call.integer(2)),
+        area(ph.value * pw.value),
+        patch(pt.value * area.value),
+        wide_frames(wide.dim(1)),
+        wide_height(wide.dim(2)),
+        wide_width(wide.dim(3)),
+        wide_channels(wide.dim(4)),
         drop(call.integer(4)),
         repeat(call.integer(5)),
-        positions(narrow.dim(0) * frames * height * width),
+        positions(narrow.size() / narrow.dim(4)),
         width_first(call.integer(3) == kTimeWidthHeight) {
-    channels = narrow.dim(4) / patch();
-    wide_frames = frames * pt - drop;
-    wide_row = width * pw * channels * repeat;
-    wide_frame = height * ph * wide_row;
+    channels = Divisor(narrow.dim(4) / patch.value);
   }
-  LTX_HD int64_t patch() const { return pt * ph * pw; }
-  // The wide element of channel 0 at offset p of the patch; negative in a frame that is dropped.
-  LTX_DEVICE int64_t wide(int64_t position, int p) const {
-    const int area = static_cast<int>(ph * pw), t = p / area, i = p % area;
-    const int h = static_cast<int>(width_first ? i % ph : i / pw), w = static_cast<int>(width_first ? i / ph : i % pw);
-    const int64_t row = position / width, frame = row / height, f = frame % frames * pt + t - drop;
-    if (f < 0) return -1;
-    return (frame / frames * wide_frames + f) * wide_frame + (row % height * ph + h) * wide_row +
-           (position % width * pw + w) * channels * repeat;
+  // The wide element of a position's channel 0 at the patch's first place; places before `first` are dropped.
+  LTX_DEVICE int64_t origin(int64_t position, int64_t& first) const {
+    const int64_t row = position / width, frame = row / height, f = frame % frames * pt.value - drop;
+    first = f < 0 ? -f * area.value : 0;
+    const int64_t line = (frame / frames * wide_frames.value + f) * wide_height.value + row % height * ph.value;
+    return (line * wide_width.value + position % width * pw.value) * wide_channels.value;
+  }
+  // From there to place p of the patch.
+  LTX_HD int64_t offset(int64_t p) const {
+    const int64_t i = p % area, h = width_first ? i % ph : i / pw, w = width_first ? i / ph : i % pw;
+    return ((p / area * wide_height.value + h) * wide_width.value + w) * wide_channels.value;
+  }
+};
+
+template <int kPatch>
+struct Offsets {
+  int64_t of[kPatch];
+  explicit Offsets(const PatchMap& map) {
+    for (int p = 0; p < kPatch; ++p) of[p] = map.offset(p);
   }
 };
 
 // A thread has kVector channels of a position, all their patch: kPatch vectors of the narrow array, which it transposes
 // in registers, and one vector at each of kPatch places of the wide one.
 template <class T, int kPatch>
-__global__ void __launch_bounds__(kThreads) spread_vectors(PatchMap map, const T* narrow, T* wide) {
+__global__ void __launch_bounds__(kThreads)
+    spread_vectors(PatchMap map, Divisor groups, Offsets<kPatch> offsets, const T* narrow, T* wide) {
   constexpr int N = kVector<T>;
-  const int64_t groups = map.channels / N;
-  for (int64_t i = strided_begin(); i < map.positions * groups; i += strided_step()) {
+  for (int64_t i = strided_begin(); i < map.positions * groups.value; i += strided_step()) {
     const int64_t position = i / groups, channel = i % groups * N;
+    int64_t first;
+    const int64_t origin = map.origin(position, first) + channel;
     Pack<T, N> in[kPatch];
-    const auto* from = reinterpret_cast<const Pack<T, N>*>(narrow + (position * map.channels + channel) * kPatch);
+    const auto* from = reinterpret_cast<const Pack<T, N>*>(narrow + (position * map.channels.value + channel) * kPatch);
 #pragma unroll
     for (int k = 0; k < kPatch; ++k) in[k] = from[k];
 #pragma unroll
@@ -60,33 +77,34 @@ __global__ void __launch_bounds__(kThreads) spread_vectors(PatchMap map, const T
       Pack<T, N> out;
 #pragma unroll
       for (int c = 0; c < N; ++c) out.v[c] = in[(c * kPatch + p) / N].v[(c * kPatch + p) % N];
-      const int64_t to = map.wide(position, p);
-      if (to < 0) continue;
-      for (int64_t r = 0; r < map.repeat; ++r) {
-        *reinterpret_cast<Pack<T, N>*>(wide + to + r * map.channels + channel) = out;
+      T* to = wide + origin + offsets.of[p];
+      for (int64_t r = 0; r < map.repeat && p >= first; ++r, to += map.channels.value) {
+        *reinterpret_cast<Pack<T, N>*>(to) = out;
       }
     }
   }
 }
 
 template <class T, int kPatch>
-__global__ void __launch_bounds__(kThreads) collect_vectors(PatchMap map, const T* wide, T* narrow) {
+__global__ void __launch_bounds__(kThreads)
+    collect_vectors(PatchMap map, Divisor groups, Offsets<kPatch> offsets, const T* wide, T* narrow) {
   constexpr int N = kVector<T>;
-  const int64_t groups = map.channels / N;
-  for (int64_t i = strided_begin(); i < map.positions * groups; i += strided_step()) {
+  for (int64_t i = strided_begin(); i < map.positions * groups.value; i += strided_step()) {
     const int64_t position = i / groups, channel = i % groups * N;
+    int64_t first;
+    const int64_t origin = map.origin(position, first) + channel;
     Pack<T, N> out[kPatch];
 #pragma unroll
     for (int p = 0; p < kPatch; ++p) {
-      const int64_t place = map.wide(position, p);
       Pack<T, N> in = {};
-      if (place >= 0) {
-        const T* from = wide + place + channel;
+      if (p >= first) {
+        const T* from = wide + origin + offsets.of[p];
         in = *reinterpret_cast<const Pack<T, N>*>(from);
         if (map.repeat > 1) {
           Floats<N> sum = load<N>(from);
+#pragma unroll 1  // or its registers crowd out the pieces
           for (int64_t r = 1; r < map.repeat; ++r) {
-            const Floats<N> more = load<N>(from + r * map.channels);
+            const Floats<N> more = load<N>(from + r * map.channels.value);
 #pragma unroll
             for (int c = 0; c < N; ++c) sum[c] += more[c];
           }
@@ -97,7 +115,7 @@ __global__ void __launch_bounds__(kThreads) collect_vectors(PatchMap map, const 
 #pragma unroll
       for (int c = 0; c < N; ++c) out[(c * kPatch + p) / N].v[(c * kPatch + p) % N] = in.v[c];
     }
-    auto* to = reinterpret_cast<Pack<T, N>*>(narrow + (position * map.channels + channel) * kPatch);
+    auto* to = reinterpret_cast<Pack<T, N>*>(narrow + (position * map.channels.value + channel) * kPatch);
 #pragma unroll
     for (int k = 0; k < kPatch; ++k) to[k] = out[k];
   }
@@ -106,30 +124,29 @@ __global__ void __launch_bounds__(kThreads) collect_vectors(PatchMap map, const 
 // Any patch and any channels: a thread has an element of what is written.
 template <class T>
 __global__ void __launch_bounds__(kThreads) spread_elements(PatchMap map, const T* narrow, T* wide, int64_t count) {
-  const int64_t wide_width = map.width * map.pw, wide_height = map.height * map.ph;
   for (int64_t i = strided_begin(); i < count; i += strided_step()) {
-    const int64_t pixel = i / (map.channels * map.repeat), channel = i % map.channels;
-    const int64_t row = pixel / wide_width, frame = row / wide_height;
-    const int64_t w = pixel % wide_width, h = row % wide_height, f = frame % map.wide_frames + map.drop;
-    const int64_t position =
-        ((frame / map.wide_frames * map.frames + f / map.pt) * map.height + h / map.ph) * map.width + w / map.pw;
-    const int64_t inner = map.width_first ? w % map.pw * map.ph + h % map.ph : h % map.ph * map.pw + w % map.pw;
-    wide[i] = narrow[(position * map.channels + channel) * map.patch() + f % map.pt * map.ph * map.pw + inner];
+    const int64_t pixel = i / map.wide_channels, channel = i % map.wide_channels % map.channels;
+    const int64_t row = pixel / map.wide_width, frame = row / map.wide_height;
+    const int64_t w = pixel % map.wide_width, h = row % map.wide_height, f = frame % map.wide_frames + map.drop;
+    const int64_t line = (frame / map.wide_frames * map.frames.value + f / map.pt) * map.height.value + h / map.ph;
+    const int64_t position = line * map.width.value + w / map.pw, y = h % map.ph, x = w % map.pw;
+    const int64_t p = f % map.pt * map.area.value + (map.width_first ? x * map.ph.value + y : y * map.pw.value + x);
+    wide[i] = narrow[(position * map.channels.value + channel) * map.patch.value + p];
   }
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) collect_elements(PatchMap map, const T* wide, T* narrow, int64_t count) {
-  const int64_t patch = map.patch();
   for (int64_t i = strided_begin(); i < count; i += strided_step()) {
-    const int64_t piece = i / patch, place = map.wide(piece / map.channels, static_cast<int>(i % patch));
-    if (place < 0) {
+    const int64_t piece = i / map.patch, p = i % map.patch;
+    int64_t first;
+    const T* from = wide + map.origin(piece / map.channels, first) + map.offset(p) + piece % map.channels;
+    if (p < first) {
       narrow[i] = T(0.0f);
       continue;
     }
-    const T* from = wide + place + piece % map.channels;
     float sum = from[0];
-    for (int64_t r = 1; r < map.repeat; ++r) sum += static_cast<float>(from[r * map.channels]);
+    for (int64_t r = 1; r < map.repeat; ++r) sum += static_cast<float>(from[r * map.channels.value]);
     narrow[i] = T(sum);
   }
 }
@@ -138,9 +155,9 @@ __global__ void __launch_bounds__(kThreads) collect_elements(PatchMap map, const
 template <class Body>
 void with_patch(const PatchMap& map, Operand narrow, Operand wide, Body&& body) {
   dispatch(narrow, [&](auto tag) {
-    const bool vectors =
-        map.channels % kVector<decltype(tag)> == 0 && aligned16(narrow.tensor->data) && aligned16(wide.tensor->data);
-    switch (vectors ? map.patch() : 0) {
+    const bool vectors = map.channels.value % kVector<decltype(tag)> == 0 && aligned16(narrow.tensor->data) &&
+                         aligned16(wide.tensor->data);
+    switch (vectors ? map.patch.value : 0) {
       case 1:
         return body(tag, std::integral_constant<int, 1>{});
       case 2:
@@ -192,8 +209,8 @@ struct Columns {
 // y (rows, columns): the columns of a, those of b, zeros elsewhere.
 template <class Word>
 __global__ void __launch_bounds__(kThreads)
-    gather_columns(Word* y, int64_t rows, int64_t columns, Columns<Word> a, Columns<Word> b) {
-  for (int64_t i = strided_begin(); i < rows * columns; i += strided_step()) {
+    gather_columns(Word* y, int64_t rows, Divisor columns, Columns<Word> a, Columns<Word> b) {
+  for (int64_t i = strided_begin(); i < rows * columns.value; i += strided_step()) {
     const int64_t r = i / columns, c = i % columns;
     if (c >= a.begin && c < a.end) {
       y[i] = a.data[r * a.stride + c - a.begin];
@@ -220,7 +237,7 @@ void gather_columns(const Call& call, Operand y, Piece a, Piece b) {
       return Columns<Word>{static_cast<const Word*>(p.data), p.stride / per_word, p.begin / per_word, p.end / per_word};
     };
     LTX_LAUNCH(call, gather_columns<Word>, grid_for(y.size() / per_word), kThreads, 0, y.data<Word>(), rows,
-               columns / per_word, in_words(a), in_words(b));
+               Divisor(columns / per_word), in_words(a), in_words(b));
   };
   int64_t bits = columns * size | static_cast<int64_t>(reinterpret_cast<uintptr_t>(y.tensor->data));
   for (const Piece& p : {a, b}) {
@@ -242,8 +259,9 @@ void depth_to_space(const Call& call) {
     using T = decltype(tag);
     constexpr int kPatch = decltype(patch)::value;
     if constexpr (kPatch > 0) {
-      LTX_LAUNCH(call, (spread_vectors<T, kPatch>), grid_for(map.positions * map.channels / kVector<T>), kThreads, 0,
-                 map, x.data<const T>(), y.data<T>());
+      const Divisor groups(map.channels.value / kVector<T>);
+      LTX_LAUNCH(call, (spread_vectors<T, kPatch>), grid_for(map.positions * groups.value), kThreads, 0, map, groups,
+                 Offsets<kPatch>(map), x.data<const T>(), y.data<T>());
     } else {
       LTX_LAUNCH(call, (spread_elements<T>), grid_for(y.size()), kThreads, 0, map, x.data<const T>(), y.data<T>(),
                  y.size());
@@ -259,8 +277,9 @@ void space_to_depth(const Call& call) {
     using T = decltype(tag);
     constexpr int kPatch = decltype(patch)::value;
     if constexpr (kPatch > 0) {
-      LTX_LAUNCH(call, (collect_vectors<T, kPatch>), grid_for(map.positions * map.channels / kVector<T>), kThreads, 0,
-                 map, y.data<const T>(), x.data<T>());
+      const Divisor groups(map.channels.value / kVector<T>);
+      LTX_LAUNCH(call, (collect_vectors<T, kPatch>), grid_for(map.positions * groups.value), kThreads, 0, map, groups,
+                 Offsets<kPatch>(map), y.data<const T>(), x.data<T>());
     } else {
       LTX_LAUNCH(call, (collect_elements<T>), grid_for(x.size()), kThreads, 0, map, y.data<const T>(), x.data<T>(),
                  x.size());
