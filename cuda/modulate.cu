@@ -1,5 +1,6 @@
 // Gated residual addition and the noise plane of the decoder.
 #include "columns.cuh"
+#include "divisor.cuh"
 #include "samples.cuh"
 
 namespace ltx::cuda {
@@ -68,7 +69,8 @@ struct AddPlane {
   const T* x;
   AnyFloat plane, scale;
   T* y;
-  int64_t columns, pixels;
+  int64_t columns;
+  Divisor pixels;
   using State = Floats<V>;
   LTX_DEVICE State enter(int64_t, int64_t column) const { return load<V>(scale, column); }
   LTX_DEVICE void operator()(int64_t row, int64_t column, const State& factor) const {
@@ -85,7 +87,8 @@ template <class T, int V>
 struct AddPlaneBackward {
   AnyFloat plane;
   const T* dy;
-  int64_t columns, pixels;
+  int64_t columns;
+  Divisor pixels;
   struct State {};
   LTX_DEVICE State enter(int64_t, int64_t) const { return {}; }
   LTX_DEVICE void operator()(int64_t row, int64_t column, State, Floats<V> (&sums)[1]) const {
@@ -141,9 +144,9 @@ void add_plane(const Call& call) {
     using T = decltype(tag);
     dispatch_width<T>(columns, {x.data<void>(), scale.data<void>(), y.data<void>()}, [&](auto width) {
       constexpr int V = decltype(width)::value;
-      visit_columns<V>(
-          call, rows, rows, columns,
-          AddPlane<T, V>{x.data<const T>(), any_float(plane), any_float(scale), y.data<T>(), columns, plane.size()});
+      visit_columns<V>(call, rows, rows, columns,
+                       AddPlane<T, V>{x.data<const T>(), any_float(plane), any_float(scale), y.data<T>(), columns,
+                                      Divisor(plane.size())});
     });
   });
 }
@@ -156,7 +159,7 @@ void add_plane_backward(const Call& call) {
     dispatch_width<T>(columns, {dy.data<void>()}, [&](auto width) {
       constexpr int V = decltype(width)::value;
       sum_columns<1, V>(call, rows, rows, columns, dscale.data<float>(),
-                        AddPlaneBackward<T, V>{any_float(plane), dy.data<const T>(), columns, plane.size()});
+                        AddPlaneBackward<T, V>{any_float(plane), dy.data<const T>(), columns, Divisor(plane.size())});
     });
   });
 }

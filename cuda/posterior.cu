@@ -1,6 +1,7 @@
 // The diagonal Gaussian posterior: moments (B, ..., 2C) hold C means, then C log-variances a position. The latter are
 // clamped, and no gradient passes outside the clamp. Latents are small: one element a thread, of either dtype.
 #include "activation.cuh"
+#include "divisor.cuh"
 #include "samples.cuh"
 
 namespace ltx::cuda {
@@ -14,11 +15,12 @@ LTX_DEVICE float inside(float logvar) { return logvar >= kLowest && logvar <= kH
 // The means of `batch` samples of `length` elements in positions of `channels`; i counts the means of a sample.
 struct Moments {
   AnyFloat data;
-  int64_t length, channels;
+  int64_t length;
+  Divisor positions;  // of channels
   LTX_DEVICE int64_t mean(int64_t sample, int64_t i) const {
-    return 2 * sample * length + i / channels * 2 * channels + i % channels;
+    return 2 * sample * length + i / positions * positions.value + i;
   }
-  LTX_DEVICE int64_t logvar(int64_t sample, int64_t i) const { return mean(sample, i) + channels; }
+  LTX_DEVICE int64_t logvar(int64_t mean) const { return mean + positions.value; }
 };
 
 struct Extent {
@@ -27,7 +29,7 @@ struct Extent {
       : batch(moments.dims() ? moments.dim(0) : 1),
         length(batch ? moments.size() / batch / 2 : 0),
         channels(moments.columns() / 2) {}
-  Moments moments(Operand operand) const { return {any_float(operand), length, channels}; }
+  Moments moments(Operand operand) const { return {any_float(operand), length, Divisor(channels)}; }
 };
 
 struct Sample {
@@ -35,7 +37,7 @@ struct Sample {
   AnyFloat noise, z;
   LTX_DEVICE void operator()(int64_t sample, int64_t i) const {
     const int64_t mean = moments.mean(sample, i), at = sample * moments.length + i;
-    z.set(at, moments.data[mean] + expf(0.5f * clamped(moments.data[mean + moments.channels])) * noise[at]);
+    z.set(at, moments.data[mean] + expf(0.5f * clamped(moments.data[moments.logvar(mean)])) * noise[at]);
   }
 };
 
@@ -44,9 +46,9 @@ struct SampleBackward {
   AnyFloat noise, dz, dmoments;
   LTX_DEVICE void operator()(int64_t sample, int64_t i) const {
     const int64_t mean = moments.mean(sample, i), at = sample * moments.length + i;
-    const float logvar = moments.data[mean + moments.channels], d = dz[at];
+    const float logvar = moments.data[moments.logvar(mean)], d = dz[at];
     dmoments.set(mean, d);
-    dmoments.set(mean + moments.channels, inside(logvar) * 0.5f * expf(0.5f * clamped(logvar)) * noise[at] * d);
+    dmoments.set(moments.logvar(mean), inside(logvar) * 0.5f * expf(0.5f * clamped(logvar)) * noise[at] * d);
   }
 };
 
@@ -54,7 +56,7 @@ struct Divergence {
   Moments moments;
   LTX_DEVICE float operator()(int64_t sample, int64_t i) const {
     const int64_t at = moments.mean(sample, i);
-    const float mean = moments.data[at], logvar = clamped(moments.data[at + moments.channels]);
+    const float mean = moments.data[at], logvar = clamped(moments.data[moments.logvar(at)]);
     return mean * mean + (expf(logvar) - 1.0f - logvar);
   }
 };
@@ -64,16 +66,16 @@ struct DivergenceBackward {
   AnyFloat dkl, dmoments;
   LTX_DEVICE void operator()(int64_t sample, int64_t i) const {
     const int64_t mean = moments.mean(sample, i);
-    const float logvar = moments.data[mean + moments.channels], d = dkl[sample];
+    const float logvar = moments.data[moments.logvar(mean)], d = dkl[sample];
     dmoments.set(mean, d * moments.data[mean]);
-    dmoments.set(mean + moments.channels, inside(logvar) * 0.5f * d * (expf(clamped(logvar)) - 1.0f));
+    dmoments.set(moments.logvar(mean), inside(logvar) * 0.5f * d * (expf(clamped(logvar)) - 1.0f));
   }
 };
 
 struct LogVariance {
   Moments moments;
   LTX_DEVICE float operator()(int64_t sample, int64_t i) const {
-    return clamped(moments.data[moments.logvar(sample, i)]);
+    return clamped(moments.data[moments.logvar(moments.mean(sample, i))]);
   }
 };
 
@@ -84,7 +86,7 @@ struct LogVarianceBackward {
   LTX_DEVICE void operator()(int64_t sample, int64_t i) const {
     const int64_t mean = moments.mean(sample, i);
     dmoments.set(mean, 0.0f);
-    dmoments.set(mean + moments.channels, inside(moments.data[mean + moments.channels]) * share * dy[sample]);
+    dmoments.set(moments.logvar(mean), inside(moments.data[moments.logvar(mean)]) * share * dy[sample]);
   }
 };
 
@@ -92,10 +94,11 @@ double share(const Extent& extent) { return 1.0 / static_cast<double>(std::max<i
 
 struct Expand {
   AnyFloat x, y;  // (R, in), (R, out)
-  int64_t in, out;
+  int64_t in;
+  Divisor out;
   LTX_DEVICE void operator()(int64_t, int64_t i) const {
-    const int64_t column = i % out;
-    y.set(i, x[i / out * in + (column < in ? column : in - 1)]);
+    const int64_t row = i / out, column = i - row * out.value;
+    y.set(i, x[row * in + (column < in ? column : in - 1)]);
   }
 };
 
@@ -120,7 +123,7 @@ __global__ void __launch_bounds__(kThreads)
 
 void expand_moments(const Call& call) {
   visit_samples<1>(call, 1, call[1].size(),
-                   Expand{any_float(call[0]), any_float(call[1]), call[0].columns(), call[1].columns()});
+                   Expand{any_float(call[0]), any_float(call[1]), call[0].columns(), Divisor(call[1].columns())});
 }
 
 void expand_moments_backward(const Call& call) {
