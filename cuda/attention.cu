@@ -54,8 +54,8 @@ __global__ void __launch_bounds__(Tiling::kMostWarps* kWarp, Tiling::kBlocksOfSm
   const auto v_tile = [&](int stage) { return k_tile(stage) + Tiling::kTile; };
   const auto mask_tile = [&](int stage) { return reinterpret_cast<float*>(v_tile(stage) + Tiling::kTile); };
 
-  const HeadRows queries = head_rows(f.q, s, at.b, at.head, s.queries);
-  const HeadRows keys = head_rows(f.k, s, at.b, at.head, s.keys), values = head_rows(f.v, s, at.b, at.head, s.keys);
+  const HeadRows queries = head_rows(f.q, s, at, s.queries);
+  const HeadRows keys = head_rows(f.k, s, at, s.keys), values = head_rows(f.v, s, at, s.keys);
   const Fragments<kHead> q(queries, at.first);
   const float scale = s.scale * kLog2e;
   float out[kHead / 8][4] = {}, maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {};
@@ -66,7 +66,8 @@ __global__ void __launch_bounds__(Tiling::kMostWarps* kWarp, Tiling::kBlocksOfSm
     if (!f.mask) return;
     for (int i = team.thread; i < kKeys; i += team.threads) {
       const int key = tile * kKeys + i;
-      cp_async<4>(mask_tile(stage) + i, key < s.keys ? f.mask + at.b * s.keys + key : f.mask, key < s.keys);
+      cp_async<4>(mask_tile(stage) + i, key < s.keys ? f.mask + static_cast<int64_t>(at.b) * s.keys + key : f.mask,
+                  key < s.keys);
     }
   };
   // Of kStep keys: scores, softmax, share of the result.
@@ -155,7 +156,7 @@ __global__ void __launch_bounds__(Tiling::kMostWarps* kWarp, Tiling::kBlocksOfSm
     const int row = at.first + lane_row() + 8 * i;
     if (lane_column() == 0 && row < s.queries) f.write_lse(at.b, at.head, row, maximum[i], sum[i]);
   }
-  write_rows<kHead>(f.y + (queries.data - f.q), queries, at.first, out, inverse);
+  write_rows<kHead>(f.y, s, at, s.queries, out, inverse);
 }
 
 template <class Tiling>

@@ -85,12 +85,12 @@ LTX_DEVICE void walk(const Backward<bf16>& f, unsigned char* memory) {
   const auto columns_of = [&](int stage) { return reinterpret_cast<float*>(second_tile_of(stage) + Tiling::kTile); };
   bf16* own_tiles = tile_of(Tiling::kStages) + (Tiling::kAlone ? 0 : threadIdx.x / kWarp * 2 * Tiling::kOwnTile);
 
-  const HeadRows q = head_rows(f.q, s, at.b, at.head, s.queries), dy = head_rows(f.dy, s, at.b, at.head, s.queries);
-  const HeadRows k = head_rows(f.k, s, at.b, at.head, s.keys), v = head_rows(f.v, s, at.b, at.head, s.keys);
+  const HeadRows q = head_rows(f.q, s, at, s.queries), dy = head_rows(f.dy, s, at, s.queries);
+  const HeadRows k = head_rows(f.k, s, at, s.keys), v = head_rows(f.v, s, at, s.keys);
   const HeadRows &own = kOfKeys ? k : q, &own_second = kOfKeys ? v : dy;
   const HeadRows &other = kOfKeys ? q : k, &other_second = kOfKeys ? dy : v;
-  const float* mask = f.mask ? f.mask + at.b * s.keys : nullptr;
-  const float2* statistics = f.statistics + (at.b * s.heads + at.head) * s.queries;
+  const float* mask = f.mask ? f.mask + static_cast<int64_t>(at.b) * s.keys : nullptr;
+  const float2* statistics = f.statistics + (static_cast<int64_t>(at.b) * s.heads + at.head) * s.queries;
   const auto fragments = [&](const HeadRows& rows, [[maybe_unused]] int place) {
     if constexpr (Tiling::kResident) {
       return Fragments<kHead>(rows, at.first);
@@ -176,9 +176,8 @@ LTX_DEVICE void walk(const Backward<bf16>& f, unsigned char* memory) {
   };
   stream_tiles<Tiling::kStages>(team, (other_rows + kRows - 1) / kRows, fetch, use);
 
-  const int64_t offset = own.data - (kOfKeys ? f.k : f.q);
-  write_rows<kHead>((kOfKeys ? f.dk : f.dq) + offset, own, at.first, out, {s.scale, s.scale});
-  if constexpr (kOfKeys) write_rows<kHead>(f.dv + offset, own, at.first, out_second, {1.0f, 1.0f});
+  write_rows<kHead>(kOfKeys ? f.dk : f.dq, s, at, own_rows, out, {s.scale, s.scale});
+  if constexpr (kOfKeys) write_rows<kHead>(f.dv, s, at, own_rows, out_second, {1.0f, 1.0f});
 }
 
 template <class Tiling>

@@ -60,14 +60,15 @@ LTX_DEVICE void write_unit(T* row, int64_t c, int64_t width, const Floats<N>& va
 }
 
 // (a, b) to (a cos - b sin, b cos + a sin) on channel pairs, each channel with an angle of its own; or the adjoint.
+// With fmaf spelled out no compiler decides which products are fused.
 template <bool kAdjoint, bool kWhole, int N>
 LTX_DEVICE void rotate(Floats<N>& x, const float* cos, const float* sin, int64_t c, int64_t width) {
   const Floats<N> cosine = read_unit<N, kWhole>(cos, c, width), sine = read_unit<N, kWhole>(sin, c, width);
 #pragma unroll
   for (int i = 0; i < N; i += 2) {
     const float a = x[i], b = x[i + 1];
-    x[i] = kAdjoint ? a * cosine[i] + b * sine[i + 1] : a * cosine[i] - b * sine[i];
-    x[i + 1] = kAdjoint ? b * cosine[i + 1] - a * sine[i] : b * cosine[i + 1] + a * sine[i + 1];
+    x[i] = fmaf(a, cosine[i], kAdjoint ? b * sine[i + 1] : -b * sine[i]);
+    x[i + 1] = fmaf(b, cosine[i + 1], kAdjoint ? -a * sine[i] : a * sine[i + 1]);
   }
 }
 

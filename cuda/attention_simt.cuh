@@ -28,7 +28,7 @@ struct SimtTile {
   template <class T>
   LTX_DEVICE static void read_tile(float* tile, const T* head, int64_t pitch, int first, int rows, int channel,
                                    int head_dim) {
-#pragma unroll 4
+#pragma unroll 2
     for (int i = threadIdx.x; i < kSide * kChunk; i += kTileThreads) {
       const int row = i / kChunk, c = i % kChunk;
       const bool valid = first + row < rows && channel + c < head_dim;

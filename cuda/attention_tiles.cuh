@@ -26,8 +26,7 @@ struct Team {
 // A warp's first own row. Teams take up to 16 rows a warp of one head, and a head's teams come one after another: they
 // read the same tiles.
 struct WarpPlace {
-  int64_t b;
-  int head, first;
+  int b, head, first;
   template <bool kAlone>
   LTX_DEVICE WarpPlace(const AttentionSizes& s, int rows, const Team<kAlone>& team) {
     const int warps = team.threads / kWarp, warp = threadIdx.x / kWarp;
@@ -52,11 +51,15 @@ LTX_DEVICE int tile_offset(int row, int chunk) {
 // One head of a (B, L, D) tensor.
 struct HeadRows {
   const bf16* data;  // of the first row
-  int64_t pitch;     // D
+  int pitch;         // D
   int rows, head_dim;
+  LTX_DEVICE int64_t offset(int row) const { return static_cast<int64_t>(row) * pitch; }
 };
-LTX_DEVICE HeadRows head_rows(const bf16* x, const AttentionSizes& s, int64_t b, int head, int rows) {
-  return {x + b * rows * s.width() + head * s.head_dim, s.width(), rows, s.head_dim};
+LTX_DEVICE int64_t head_offset(const AttentionSizes& s, const WarpPlace& at, int rows) {
+  return static_cast<int64_t>(at.b) * rows * s.width() + at.head * s.head_dim;
+}
+LTX_DEVICE HeadRows head_rows(const bf16* x, const AttentionSizes& s, const WarpPlace& at, int rows) {
+  return {x + head_offset(s, at, rows), static_cast<int>(s.width()), rows, s.head_dim};
 }
 
 // Starts to copy kRows rows from `first` on; zeros behind the last row and channel. Not unrolled: addresses of copies
@@ -69,7 +72,7 @@ LTX_DEVICE void copy_tile(bf16* tile, const HeadRows& from, int first, const Tea
 #pragma unroll 1
   for (int row = team.thread / kChunks; row < kRows; row += team.threads / kChunks) {
     const bool valid = first + row < from.rows && chunk * 8 < from.head_dim;
-    cp_async(tile + tile_offset<kHead>(row, chunk), valid ? source + (first + row) * from.pitch : from.data, valid);
+    cp_async(tile + tile_offset<kHead>(row, chunk), valid ? source + from.offset(first + row) : from.data, valid);
   }
 }
 
@@ -105,7 +108,7 @@ struct Fragments {
       for (int i = 0; i < 4; ++i) {
         const int row = first + lane_row() + 8 * (i & 1), channel = 16 * k + lane_column() + 8 * (i >> 1);
         a[k][i] = row < from.rows && channel < from.head_dim
-                      ? *reinterpret_cast<const uint32_t*>(from.data + row * from.pitch + channel)
+                      ? *reinterpret_cast<const uint32_t*>(from.data + from.offset(row) + channel)
                       : 0u;
       }
     }
@@ -167,18 +170,18 @@ LTX_DEVICE void accumulate(float (&out)[kHead / 8][4], const float (&p)[kRows / 
   }
 }
 
-// Writes rows g and g + 8 of out times factor[0], factor[1] where the tensor has them.
+// Writes the warp's rows of out times factor, one for rows g and one for g + 8, as far as the tensor has them.
 template <int kHead>
-LTX_DEVICE void write_rows(bf16* x, const HeadRows& at, int first, const float (&out)[kHead / 8][4],
-                           const float (&factor)[2]) {
+LTX_DEVICE void write_rows(bf16* x, const AttentionSizes& s, const WarpPlace& at, int rows,
+                           const float (&out)[kHead / 8][4], const float (&factor)[2]) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int row = first + lane_row() + 8 * i;
-    if (row >= at.rows) continue;
-    uint32_t* to = reinterpret_cast<uint32_t*>(x + row * at.pitch + lane_column());
+    const int row = at.first + lane_row() + 8 * i;
+    if (row >= rows) continue;
+    uint32_t* to = reinterpret_cast<uint32_t*>(x + head_offset(s, at, rows) + row * s.width() + lane_column());
 #pragma unroll
     for (int j = 0; j < kHead / 8; ++j) {
-      if (8 * j < at.head_dim) to[4 * j] = pack_bf16(out[j][2 * i] * factor[i], out[j][2 * i + 1] * factor[i]);
+      if (8 * j < s.head_dim) to[4 * j] = pack_bf16(out[j][2 * i] * factor[i], out[j][2 * i + 1] * factor[i]);
     }
   }
 }
