@@ -1,5 +1,8 @@
 #include "trace.h"
 
+#include <dlfcn.h>
+
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -11,13 +14,13 @@
 namespace ltx::cuda {
 namespace {
 
-constexpr int kExamples = 3;
-constexpr size_t kLargest = size_t{4} << 20;  // bytes of a call that is kept
+constexpr int kExamples = 4;
+constexpr size_t kSmall = size_t{32} << 10, kLargest = size_t{4} << 20;  // bytes of a call
 
 // The calls of a device come one at a time, from its worker thread.
 std::FILE* file = nullptr;
-std::map<const void*, int> examples;
-std::set<const void*> launched;
+std::map<uint64_t, int> examples;
+std::set<uint64_t> launched;
 std::set<std::string> names;
 
 size_t bytes_of(const LtxTensor& tensor) {
@@ -33,7 +36,9 @@ std::vector<std::vector<char>> contents(const std::vector<std::pair<const char*,
 }
 
 int trace(int op, const LtxCall* raw) {
-  TracedCall call{op, "", {raw->scalars, raw->scalars + raw->scalar_count}, {}, {}, {}, {}};
+  TracedCall call;
+  call.op = op;
+  call.scalars.assign(raw->scalars, raw->scalars + raw->scalar_count);
   std::vector<std::pair<const char*, size_t>> blocks;
   size_t total = 0;
   for (int i = 0; i < raw->tensor_count; ++i) {
@@ -54,15 +59,15 @@ int trace(int op, const LtxCall* raw) {
     }
     call.tensors.push_back(tensor);
   }
-  const bool small = total <= kLargest;
-  if (small) call.before = contents(blocks);
+  if (total <= kLargest) call.before = contents(blocks);
   launched.clear();
   names.clear();
   const int status = kKernels[op](raw);
   bool wanted = false;
-  for (const void* kernel : launched) wanted = wanted || examples[kernel] < kExamples;
-  if (status == 0 && small && wanted) {
-    for (const void* kernel : launched) ++examples[kernel];
+  for (const uint64_t kernel : launched) wanted = wanted || examples[kernel] < (total <= kSmall ? kExamples : 1);
+  if (status == 0 && total <= kLargest && wanted) {
+    for (const uint64_t kernel : launched) ++examples[kernel];
+    call.instances.assign(launched.begin(), launched.end());
     for (const std::string& name : names) call.kernels += (call.kernels.empty() ? "" : " ") + name;
     call.after = contents(blocks);
     write(file, call);
@@ -102,7 +107,14 @@ bool get_all(std::FILE* from, Container& values) {
 
 bool tracing() {
   const char* path = std::getenv("LTX_EMULATOR_TRACE");
-  if (path && !file) file = std::fopen(path, "ab");
+  if (!path || file) return file != nullptr;
+  if (std::FILE* earlier = std::fopen(path, "rb")) {
+    for (TracedCall call; read(earlier, call);) {
+      for (const uint64_t kernel : call.instances) ++examples[kernel];
+    }
+    std::fclose(earlier);
+  }
+  file = std::fopen(path, "ab");
   return file != nullptr;
 }
 
@@ -110,7 +122,9 @@ const LtxKernel* traced_kernels() { return table(std::make_integer_sequence<int,
 
 void note_kernel(const char* name, const void* kernel) {
   if (!file) return;
-  launched.insert(kernel);
+  Dl_info library;
+  if (!dladdr(kernel, &library)) return;
+  launched.insert(reinterpret_cast<uint64_t>(kernel) - reinterpret_cast<uint64_t>(library.dli_fbase));
   std::string plain = name;
   for (const char c : {'(', ')', ' '}) std::erase(plain, c);
   names.insert(plain);
@@ -119,6 +133,7 @@ void note_kernel(const char* name, const void* kernel) {
 void write(std::FILE* to, const TracedCall& call) {
   put(to, call.op);
   put_all(to, call.kernels);
+  put_all(to, call.instances);
   put_all(to, call.scalars);
   put_all(to, call.tensors);
   put_all(to, call.parameter);
@@ -131,7 +146,8 @@ void write(std::FILE* to, const TracedCall& call) {
 
 bool read(std::FILE* from, TracedCall& call) {
   uint64_t blocks = 0;
-  if (!get(from, call.op) || !get_all(from, call.kernels) || !get_all(from, call.scalars) ||
+  if (!get(from, call.op) || !get_all(from, call.kernels) || !get_all(from, call.instances) ||
+      !get_all(from, call.scalars) ||
       !get_all(from, call.tensors) || !get_all(from, call.parameter) || !get(from, blocks)) {
     return false;
   }

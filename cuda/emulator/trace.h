@@ -1,7 +1,7 @@
 // Calls written to a file, to be made again by replay.cc under a sanitizer or from changed sources.
 //
-// LTX_EMULATOR_TRACE names the file. A call is kept when it runs an instance of a kernel that fewer than three kept calls
-// ran before, so that a whole test suite leaves a few megabytes in which every kernel is.
+// LTX_EMULATOR_TRACE names the file, to which every process of a test suite adds. A call is kept when it runs an instance
+// of a kernel that no kept call ran before, or fewer than four when it is small: a few megabytes in which every kernel is.
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -23,7 +23,8 @@ void note_kernel(const char* name, const void* kernel);
 // block.
 struct TracedCall {
   int32_t op;
-  std::string kernels;  // the names of those that it launched, by blanks
+  std::string kernels;              // the names of those that it launched, by blanks
+  std::vector<uint64_t> instances;  // their places in the library
   std::vector<double> scalars;
   std::vector<LtxTensor> tensors;  // data is the block's number + 1
   std::vector<uint8_t> parameter;  // by tensor: whether it had a cache

@@ -211,6 +211,7 @@ void Environment::run(int op, const int32_t* operands, int tensor_count, const d
   Task task;
   task.op = op;
   task.first_output = expected.first_output;
+  task.end_output = tensor_count - (expected.lists ? listed / expected.lists * expected.read_lists : 0);
   task.tensors.resize(tensor_count);
   Device* target = nullptr;
   for (int i = 0; i < tensor_count; ++i) {
@@ -230,7 +231,7 @@ void Environment::run(int op, const int32_t* operands, int tensor_count, const d
     }
     target = record.storage->device().get();
     task.client = record.storage->client();
-    if (i >= expected.first_output) record.storage->touch();
+    if (i >= task.first_output && i < task.end_output) record.storage->touch();
     task.tensors[i] = record.view();
   }
   if (!target) return;

@@ -63,7 +63,8 @@ class Environment {
 struct OpSignature {
   int required_or_optional = 0;  // fixed operands
   int first_output = 0;          // index of the first operand that is written
-  int lists = 0;                 // operands with *, at the end
+  int lists = 0;                 // operands with *, behind the fixed ones
+  int read_lists = 0;            // the last of them, which are not written
   int scalar_count = 0;
   std::vector<bool> optional;
   std::vector<std::string> operand_names;

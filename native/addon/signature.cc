@@ -12,6 +12,7 @@ OpSignature parse(const char* operands, const char* scalars) {
   for (std::string word; words >> word;) {
     if (word == "->") {
       result.first_output = result.required_or_optional;
+      result.read_lists = result.lists;
       outputs = true;
     } else if (word.back() == '*') {
       ++result.lists;

@@ -41,7 +41,7 @@ bool same_ops(const std::vector<Task>& a, const std::vector<Task>& b) {
 
 // A replay uses the copies beside a parameter without looking at its version: nothing in it may change that.
 bool writes_parameter(const Task& task) {
-  return std::any_of(task.tensors.begin() + task.first_output, task.tensors.end(),
+  return std::any_of(task.tensors.begin() + task.first_output, task.tensors.begin() + task.end_output,
                      [](const LtxTensor& tensor) { return tensor.cache != nullptr; });
 }
 

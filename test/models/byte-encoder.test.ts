@@ -4,9 +4,9 @@ import { Initializer } from "../../lib/nn/index.js";
 import { mean, square } from "../../lib/ops/index.js";
 import { backward, device, noGrad, scope, type Tensor } from "../../lib/tensor/index.js";
 
-const cpu = device("cpu");
+const target = device();
 const options = { width: 16, layers: 2, heads: 2, max_length: 12 };
-const build = (changes = {}) => new ByteTextEncoder({ ...options, ...changes }, new Initializer(cpu, 5));
+const build = (changes = {}) => new ByteTextEncoder({ ...options, ...changes }, new Initializer(target, 5));
 const floats = async (tensor: Tensor) => Array.from(await tensor.read());
 const encode = (encoder: ByteTextEncoder, prompts: string[]) => noGrad(() => encoder.encode(prompts));
 
@@ -80,7 +80,7 @@ describe("ByteTextEncoder", () => {
 
   it("agrees in bf16 with f32", async () => {
     const exact = await floats(encode(build(), ["three and 7"]).embeddings);
-    const rough = new ByteTextEncoder(options, new Initializer(cpu, 5), { computeDtype: "bf16" });
+    const rough = new ByteTextEncoder(options, new Initializer(target, 5), { computeDtype: "bf16" });
     const values = await floats(encode(rough, ["three and 7"]).embeddings);
     const error = Math.sqrt(
       values.reduce((s, v, i) => s + (v - exact[i]) ** 2, 0) / exact.reduce((s, v) => s + v * v, 0),

@@ -10,13 +10,13 @@ import { device, noGrad, scope, Tensor } from "../../lib/tensor/index.js";
 import { keptDigitClassifier, trainDigitClassifier } from "../../lib/training/digit-classifier-trainer.js";
 import { testFolder } from "../support/tiny.js";
 
-const cpu = device("cpu");
+const target = device();
 const folder = testFolder();
 const small = { digits: 1, digit_size: 14, height: 16, width: 16 };
 
 async function logOdds(classifier: DigitClassifier, clip: Uint8Array, frames: number): Promise<Float32Array> {
   const z = scope(() =>
-    noGrad(() => classifier.forward(affine(Tensor.from(clip, [1, frames, 16, 16, 1], { device: cpu }), 1 / 255))),
+    noGrad(() => classifier.forward(affine(Tensor.from(clip, [1, frames, 16, 16, 1], { device: target }), 1 / 255))),
   );
   const values = (await z.read()) as Float32Array;
   z.dispose();
@@ -66,18 +66,18 @@ describe("likeliestDigits", () => {
 
 describe("DigitClassifier", () => {
   it("answers for each frame by itself, at any size", async () => {
-    const classifier = new DigitClassifier({ digits: 2, digitSize: 28 }, new Initializer(cpu, 1)).train(false);
+    const classifier = new DigitClassifier({ digits: 2, digitSize: 28 }, new Initializer(target, 1)).train(false);
     const shape = (...s: number[]) =>
       scope(() =>
         noGrad(
-          () => classifier.forward(Tensor.from(new Float32Array(s.reduce((a, b) => a * b)), s, { device: cpu })).shape,
+          () => classifier.forward(Tensor.from(new Float32Array(s.reduce((a, b) => a * b)), s, { device: target })).shape,
         ),
       );
     expect(shape(2, 3, 64, 64, 1)).toEqual([6, 20]);
     expect(shape(1, 1, 20, 36, 1)).toEqual([1, 20]);
     classifier.dispose();
     const clip = new MovingMnist({ frames: 3, height: 16, width: 16, digits: 1, digitSize: 14, seed: 1 }).clip(0).video;
-    const one = new DigitClassifier({ digits: 1, digitSize: 14 }, new Initializer(cpu, 1)).train(false);
+    const one = new DigitClassifier({ digits: 1, digitSize: 14 }, new Initializer(target, 1)).train(false);
     const together = await logOdds(one, clip, 3);
     for (const f of [0, 1, 2]) {
       const alone = await logOdds(one, clip.subarray(f * 256, (f + 1) * 256), 1);
@@ -87,7 +87,7 @@ describe("DigitClassifier", () => {
   });
 
   it("refuses clips without digits", () => {
-    expect(() => new DigitClassifier({ digits: 0, digitSize: 14 }, new Initializer(cpu))).toThrow(
+    expect(() => new DigitClassifier({ digits: 0, digitSize: 14 }, new Initializer(target))).toThrow(
       "whole number from 1, got 0",
     );
   });
@@ -96,13 +96,13 @@ describe("DigitClassifier", () => {
 describe("training", () => {
   it("learns to read, deterministically", async () => {
     const live = async () => {
-      await cpu.synchronize();
-      return cpu.memory().live;
+      await target.synchronize();
+      return target.memory().live;
     };
     const before = await live();
     const steps: number[] = [];
     const classifier = await trainDigitClassifier(small, {
-      device: cpu,
+      device: target,
       steps: 150,
       seed: 1,
       onStep: (done) => steps.push(done),
@@ -126,7 +126,7 @@ describe("training", () => {
     }
     // Chance is 10; the seed gives far more than this.
     expect(right).toBeGreaterThan(70);
-    const twins = [1, 1, 2].map((seed) => trainDigitClassifier(small, { device: cpu, steps: 3, seed }));
+    const twins = [1, 1, 2].map((seed) => trainDigitClassifier(small, { device: target, steps: 3, seed }));
     const [a, b, c] = await Promise.all(twins);
     const states = await Promise.all([a, b, c].map(state));
     expect(states[1]).toEqual(states[0]);
@@ -136,7 +136,7 @@ describe("training", () => {
   });
 
   it("keeps one for each kind of clip, and replaces a damaged one", async () => {
-    const options = { device: cpu, steps: 2 };
+    const options = { device: target, steps: 2 };
     const first = await keptDigitClassifier(folder, small, options);
     const [name] = readdirSync(folder);
     expect(name).toMatch(/^digit-classifier-[0-9a-f]{12}\.safetensors$/);
@@ -162,7 +162,7 @@ describe("training", () => {
   it("stops at the signal", async () => {
     const stop = new AbortController();
     const training = trainDigitClassifier(small, {
-      device: cpu,
+      device: target,
       steps: 1000,
       signal: stop.signal,
       onStep: () => stop.abort(),

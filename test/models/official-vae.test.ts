@@ -10,7 +10,7 @@ import { relativeError } from "../golden/support/check.js";
 import { Fixture } from "../golden/support/fixture.js";
 
 const golden = join(__dirname, "..", "..", "..", "shared", "golden");
-const initial = () => new Initializer(device("cpu"));
+const initial = () => new Initializer(device());
 const modules: Module[] = [];
 afterEach(() => {
   for (const module of modules.splice(0)) module.dispose();

@@ -6,7 +6,7 @@ import { Initializer } from "../../lib/nn/index.js";
 import { full, mean, normal, square } from "../../lib/ops/index.js";
 import { backward, device, noGrad, scope, Tensor } from "../../lib/tensor/index.js";
 
-const cpu = device("cpu");
+const target = device();
 const GRID = [2, 3, 2];
 const config = (changes: Record<string, unknown> = {}): TransformerOptions =>
   parseTransformerParams(
@@ -26,7 +26,7 @@ const config = (changes: Record<string, unknown> = {}): TransformerOptions =>
 
 const models: LtxVideoTransformer[] = [];
 function build(changes: Record<string, unknown> = {}, options: LtxVideoTransformer["options"] = {}) {
-  const model = new LtxVideoTransformer(config(changes), new Initializer(cpu, 7), options);
+  const model = new LtxVideoTransformer(config(changes), new Initializer(target, 7), options);
   models.push(model);
   return model;
 }
@@ -34,16 +34,16 @@ afterEach(() => {
   for (const model of models.splice(0)) model.dispose();
 });
 
-const random = (shape: number[], purpose: number) => normal(shape, { seed: 3, step: 0, purpose }, { device: cpu });
+const random = (shape: number[], purpose: number) => normal(shape, { seed: 3, step: 0, purpose }, { device: target });
 const inputs = (batch = 2, tokens = 5) => ({
   x: random([batch, ...GRID, 4], 1),
   t: Tensor.from(
     Float32Array.from({ length: batch }, (_, i) => (i + 1) / (batch + 1)),
     [batch],
-    { device: cpu },
+    { device: target },
   ),
   text: random([batch, tokens, 12], 2),
-  mask: full([batch, tokens], 1, { device: cpu }),
+  mask: full([batch, tokens], 1, { device: target }),
 });
 const hash = (values: Awaited<ReturnType<Tensor["read"]>> | undefined) =>
   createHash("sha256")
@@ -105,7 +105,7 @@ describe("LtxVideoTransformer", () => {
     const { x, t, text, mask } = inputs();
     expect(model.adaln_single.linear.weight.shape).toEqual([rows * 32, 32]);
     const velocity = await floats(noGrad(() => model.forward(x, t, text, mask)));
-    const later = await floats(noGrad(() => model.forward(x, full([2], 0.9, { device: cpu }), text, mask)));
+    const later = await floats(noGrad(() => model.forward(x, full([2], 0.9, { device: target }), text, mask)));
     expect(velocity.every(Number.isFinite)).toBe(true);
     expect(distance(later, velocity)).toBeGreaterThan(0.01);
   });
@@ -144,12 +144,12 @@ describe("LtxVideoTransformer", () => {
   it("does not see text that the mask drops", async () => {
     const model = build();
     const { x, t, text } = inputs(1);
-    const mask = Tensor.from([1, 1, 0, 1, 0], [1, 5], { device: cpu });
+    const mask = Tensor.from([1, 1, 0, 1, 0], [1, 5], { device: target });
     const values = (await text.read()) as Float32Array;
     const changed = (token: number) => {
       const copy = values.slice();
       copy.fill(5, token * 12, (token + 1) * 12);
-      return Tensor.from(copy, [1, 5, 12], { device: cpu });
+      return Tensor.from(copy, [1, 5, 12], { device: target });
     };
     const velocity = (words: Tensor) => floats(noGrad(() => model.forward(x, t, words, mask)));
     const before = await velocity(text);
@@ -172,7 +172,7 @@ describe("LtxVideoTransformer", () => {
       const values = (await tensor.read()) as Float32Array;
       const half = values.length / 2;
       return Tensor.from(Float32Array.of(...values.slice(half), ...values.slice(0, half)), tensor.shape, {
-        device: cpu,
+        device: target,
       });
     };
     const straight = noGrad(() => model.forward(x, t, text, mask));
@@ -185,7 +185,7 @@ describe("LtxVideoTransformer", () => {
     const model = build();
     const { x, t, text, mask } = inputs();
     const [first, second] = await floats(t);
-    const perToken = Tensor.from([...Array(12).fill(first), ...Array(12).fill(second)], [2, 12], { device: cpu });
+    const perToken = Tensor.from([...Array(12).fill(first), ...Array(12).fill(second)], [2, 12], { device: target });
     const expected = await floats(noGrad(() => model.forward(x, t, text, mask)));
     const actual = await floats(noGrad(() => model.forward(x, perToken, text, mask)));
     expect(distance(actual, expected)).toBeLessThan(1e-6);
@@ -202,18 +202,18 @@ describe("LtxVideoTransformer", () => {
   });
 
   it("keeps the tables of few grids, and frees all it made", () => {
-    const live = cpu.memory().live;
-    const model = new LtxVideoTransformer(config(), new Initializer(cpu));
+    const live = target.memory().live;
+    const model = new LtxVideoTransformer(config(), new Initializer(target));
     noGrad(() =>
       scope(() => {
         for (let frames = 1; frames <= 12; frames++) {
           const x = random([1, frames, 2, 2, 4], 1);
-          model.forward(x, full([1], 0.5, { device: cpu }), random([1, 3, 12], 2));
+          model.forward(x, full([1], 0.5, { device: target }), random([1, 3, 12], 2));
         }
       }),
     );
     model.dispose();
-    expect(cpu.memory().live).toBe(live);
+    expect(target.memory().live).toBe(live);
   });
 
   it("names what does not fit", () => {
@@ -226,9 +226,9 @@ describe("LtxVideoTransformer", () => {
     expect(forward(random([2, ...GRID, 5], 1), t, text, mask)).toThrow(
       "[transformer] expects latents (B,F,H,W,4), got [2,2,3,2,5]",
     );
-    expect(forward(x, full([3], 0.5, { device: cpu }), text, mask)).toThrow("expects a time for each of the 2 samples");
+    expect(forward(x, full([3], 0.5, { device: target }), text, mask)).toThrow("expects a time for each of the 2 samples");
     expect(forward(x, t, random([2, 5, 13], 2), mask)).toThrow("expects text [2, L, 12], got [2,5,13]");
-    expect(forward(x, t, text, full([2, 4], 1, { device: cpu }))).toThrow("expects a mask f32 [2, 5]");
+    expect(forward(x, t, text, full([2, 4], 1, { device: target }))).toThrow("expects a mask f32 [2, 5]");
     expect(() => build({ cross_attention_dim: 64 })).toThrow("num_attention_heads · attention_head_dim = 32, got 64");
     expect(() => build({ positional_embedding_type: "absolute", project_to_2d_pos: false })).toThrow(
       "not supported yet",
