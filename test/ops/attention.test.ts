@@ -58,6 +58,15 @@ describe("attention", () => {
     });
   }
 
+  it("with heads of whole 16-byte chunks, a few and many tokens", async () => {
+    await verify({ queries: 10, width: 16, heads: 2, norm: true, rotate: true, mask: true });
+    await verify({ batch: 1, queries: 33, keys: 34, width: 8, heads: 1, norm: true, mask: true });
+    for (const width of [40, 72]) {
+      await verify({ batch: 1, queries: 3, width, heads: 1, norm: true, rotate: true, scale: 0.05 });
+      await verify({ batch: 1, queries: 34, keys: 2, width, heads: 1, scale: 0.05 });
+    }
+  });
+
   it("from queries to another number of keys", async () => {
     await verify({ queries: 3, keys: 7, width: 8, heads: 2, norm: true, mask: true });
     await verify({ queries: 7, keys: 1, width: 8, heads: 4 });
