@@ -215,7 +215,10 @@ CudaContext* open(int index, char* reason, size_t size) {
     check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
     context->memory = free;
     check(cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking), "cudaStreamCreate");
-    context->reader = new Reader(index);
+    context->fault = static_cast<uint32_t*>(device_allocate(*context, sizeof *context->fault));
+    if (!context->fault) throw std::runtime_error("out of memory");
+    check(cudaMemset(context->fault, 0, sizeof *context->fault), "cudaMemset");
+    context->reader = new Reader(index, context->fault);
   } catch (const std::exception& error) {
     std::snprintf(reason, size, "GPU %d: %s", index, error.what());
     return nullptr;

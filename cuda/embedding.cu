@@ -51,6 +51,18 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+__global__ void __launch_bounds__(kThreads)
+    check_indices(const int32_t* index, int64_t count, int64_t rows, uint32_t* fault, uint32_t op) {
+  for (int64_t i = strided_begin(); i < count; i += strided_step()) {
+    if (index[i] < 0 || index[i] >= rows) *fault = 1 + op;
+  }
+}
+
+void check(const Call& call, Operand index, int64_t rows, uint32_t op) {
+  LTX_LAUNCH(call, check_indices, grid_for(index.size()), kThreads, 0, index.data<const int32_t>(), index.size(), rows,
+             context(call).fault, op);
+}
+
 template <class T, int N, int kRows>
 void launch_scatter(const Call& call, Operand dy, Operand index, Operand table) {
   const int64_t rows = table.rows(), columns = table.columns();
@@ -62,10 +74,14 @@ void launch_scatter(const Call& call, Operand dy, Operand index, Operand table) 
 
 }  // namespace
 
-void gather_rows(const Call& call) { map_to(call, call[2], Same{}, Gathered{call[0], call[1]}); }
+void gather_rows(const Call& call) {
+  check(call, call[1], call[0].rows(), LTX_OP_gather_rows);
+  map_to(call, call[2], Same{}, Gathered{call[0], call[1]});
+}
 
 void scatter_rows(const Call& call) {
   const Operand dy = call[0], index = call[1], table = call[2];
+  check(call, index, table.rows(), LTX_OP_scatter_rows);
   if (!table.size()) return;
   dispatch(dy, [&](auto tag) {
     using T = decltype(tag);

@@ -4,12 +4,19 @@
 #include <thread>
 
 #include "launch.cuh"
+#include "table.h"
 #include "reader.h"
 
 namespace ltx::cuda {
 
+namespace {
+// Where the fault stands behind the bytes, and what a job takes in all.
+size_t fault_offset(size_t bytes) { return (bytes + 3) / 4 * 4; }
+size_t pinned_size(size_t bytes) { return std::bit_ceil(std::max<size_t>(fault_offset(bytes) + 4, 4096)); }
+}  // namespace
+
 // Detached: it waits for jobs until the process ends.
-Reader::Reader(int device) : device_(device) {
+Reader::Reader(int device, uint32_t* fault) : device_(device), fault_(fault) {
   std::thread([this] { work(); }).detach();
 }
 
@@ -17,9 +24,9 @@ void Reader::read(cudaStream_t stream, void* host, const void* device, size_t by
   if (bytes > kAsynchronous) {  // page-locking this much costs more than waiting
     check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream), "copy from the device");
     check(cudaStreamSynchronize(stream), "the GPU");
-    return done(argument, nullptr);
+    bytes = 0;
   }
-  Job job{nullptr, host, bytes ? take_pinned(bytes) : nullptr, bytes, done, argument};
+  Job job{nullptr, host, take_pinned(bytes), bytes, done, argument};
   {
     std::lock_guard lock(mutex_);
     if (!events_.empty()) {
@@ -32,6 +39,9 @@ void Reader::read(cudaStream_t stream, void* host, const void* device, size_t by
     check(cudaEventCreateWithFlags(&job.arrived, cudaEventDisableTiming | cudaEventBlockingSync), "event");
   }
   if (bytes) check(cudaMemcpyAsync(job.pinned, device, bytes, cudaMemcpyDeviceToHost, stream), "copy from the device");
+  check(cudaMemcpyAsync(job.pinned + fault_offset(bytes), fault_, sizeof *fault_, cudaMemcpyDeviceToHost, stream),
+        "copy from the device");
+  check(cudaMemsetAsync(fault_, 0, sizeof *fault_, stream), "cudaMemsetAsync");
   check(cudaEventRecord(job.arrived, stream), "event");
   {
     std::lock_guard lock(mutex_);
@@ -40,19 +50,19 @@ void Reader::read(cudaStream_t stream, void* host, const void* device, size_t by
   ready_.notify_one();
 }
 
-void* Reader::take_pinned(size_t bytes) {
-  const size_t size = std::bit_ceil(std::max<size_t>(bytes, 4096));
+char* Reader::take_pinned(size_t bytes) {
+  const size_t size = pinned_size(bytes);
   {
     std::lock_guard lock(mutex_);
     if (const auto found = pinned_.find(size); found != pinned_.end()) {
-      void* block = found->second;
+      char* block = found->second;
       pinned_.erase(found);
       return block;
     }
   }
   void* block = nullptr;
   check(cudaMallocHost(&block, size), "page-locked memory");
-  return block;
+  return static_cast<char*>(block);
 }
 
 void Reader::work() {
@@ -64,12 +74,17 @@ void Reader::work() {
     jobs_.pop_front();
     lock.unlock();
     const cudaError_t status = cudaEventSynchronize(job.arrived);
-    if (status == cudaSuccess && job.bytes) std::memcpy(job.host, job.pinned, job.bytes);
+    uint32_t fault = 0;
+    if (status == cudaSuccess) {
+      std::memcpy(&fault, job.pinned + fault_offset(job.bytes), sizeof fault);
+      if (job.bytes) std::memcpy(job.host, job.pinned, job.bytes);
+    }
     lock.lock();
     events_.push_back(job.arrived);
-    if (job.pinned) pinned_.emplace(std::bit_ceil(std::max<size_t>(job.bytes, 4096)), job.pinned);
+    pinned_.emplace(pinned_size(job.bytes), job.pinned);
     lock.unlock();
-    job.done(job.argument, status == cudaSuccess ? nullptr : cudaGetErrorString(status));
+    job.done(job.argument,
+             status != cudaSuccess ? cudaGetErrorString(status) : fault ? fault_message(fault) : nullptr);
     lock.lock();
   }
 }

@@ -15,7 +15,8 @@ namespace ltx::cuda {
 
 class Reader {
  public:
-  explicit Reader(int device);
+  // fault: Context's.
+  Reader(int device, uint32_t* fault);
   // Throws when the copy can't be queued; then done is not called.
   void read(cudaStream_t stream, void* host, const void* device, size_t bytes, LtxDone done, void* argument);
 
@@ -23,7 +24,7 @@ class Reader {
   struct Job {
     cudaEvent_t arrived;
     void* host;
-    void* pinned;
+    char* pinned;  // the bytes, and behind them the fault
     size_t bytes;
     LtxDone done;
     void* argument;
@@ -31,14 +32,15 @@ class Reader {
   static constexpr size_t kAsynchronous = size_t{64} << 20;
 
   void work();
-  void* take_pinned(size_t bytes);
+  char* take_pinned(size_t bytes);
 
   int device_;
+  uint32_t* fault_;
   std::mutex mutex_;
   std::condition_variable ready_;
   std::deque<Job> jobs_;
   std::vector<cudaEvent_t> events_;
-  std::multimap<size_t, void*> pinned_;
+  std::multimap<size_t, char*> pinned_;
 };
 
 }  // namespace ltx::cuda

@@ -4,9 +4,6 @@
 #include "table.h"
 
 namespace ltx::cuda {
-#define LTX_OP(name, operands, scalars) __attribute__((weak)) void name(const Call& call);  // until all families exist
-#include "../native/runtime/ops.def"
-#undef LTX_OP
 namespace {
 
 using Body = void (*)(const Call&);
@@ -16,7 +13,6 @@ int guarded(const LtxCall* raw) {
   try {
     const Call call{raw};
     enter(context(call));
-    if (!kBody) throw std::runtime_error("not written yet");
     kBody(call);
     return 0;
   } catch (const std::exception& error) {
@@ -34,5 +30,16 @@ const LtxKernel kKernels[LTX_OP_COUNT] = {
 #include "../native/runtime/ops.def"
 #undef LTX_OP
 };
+
+const char* fault_message(uint32_t fault) {
+  switch (fault) {
+    case 1 + LTX_OP_gather_rows:
+      return "[gather_rows] an index is outside the table";
+    case 1 + LTX_OP_scatter_rows:
+      return "[scatter_rows] an index is outside the table";
+    default:
+      return "a kernel reported a fault";
+  }
+}
 
 }  // namespace ltx::cuda

@@ -25,6 +25,8 @@ struct Recording {
 };
 
 struct EmulatorContext : Context {
+  uint32_t fault_word = 0;
+  EmulatorContext() { fault = &fault_word; }
   std::unique_ptr<Recording> recording;
 };
 
@@ -33,7 +35,8 @@ EmulatorContext& emulated(void* context) { return *static_cast<EmulatorContext*>
 void* allocate(void* context, size_t bytes) { return device_allocate(emulated(context), bytes); }
 void release(void* context, void* block, size_t) { device_free(emulated(context), block); }
 void copy_in(void*, void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
-void copy_out(void*, void* host, const void* device, size_t bytes, LtxDone done, void* argument) {
+void copy_out(void* context, void* host, const void* device, size_t bytes, LtxDone done, void* argument) {
+  if (const uint32_t fault = std::exchange(*emulated(context).fault, 0)) return done(argument, fault_message(fault));
   if (bytes) std::memcpy(host, device, bytes);
   done(argument, nullptr);
 }

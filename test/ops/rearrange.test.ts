@@ -317,6 +317,19 @@ describe("gatherRows", () => {
     expect(ops.gatherRows(some([3, 4]), some([0], "i32")).shape).toEqual([0, 4]);
   });
 
+  it("report an index outside the table at the next read, and only there", async () => {
+    const table = Tensor.from(Float32Array.of(1, 2, 3, 4, 5, 6), [3, 2]);
+    for (const wrong of [3, -1]) {
+      const rows = ops.gatherRows(table, Tensor.from(Int32Array.of(0, wrong), [2]));
+      await expect(rows.read()).rejects.toMatchObject({
+        name: "LtxError",
+        code: "native",
+        message: expect.stringMatching(/\[gather_rows\].*index.* outside the table/),
+      });
+      expect([...(await table.read())]).toEqual([1, 2, 3, 4, 5, 6]);
+    }
+  });
+
   it("rejects indices of another dtype", () => {
     expectError("dtype_mismatch", /\[gather_rows\] index must be i32, got f32/, () =>
       ops.gatherRows(some([3, 4]), some([2])),
