@@ -1,9 +1,9 @@
 // Attention backward: the probabilities are computed again from the stored log-sum-exp. dk and dv come from one walk
 // over the queries, dq from another over the keys, so that every sum is one thread's own and no two blocks add to the
-// same place. Both are the same walk with the sides changed:
-//   own rows      other rows    p (own, other)    ds = p (dp - delta)
-//   k, v          q, dy         (q k^T)^T ...     dk = ds q, dv = p dy
-//   q, dy         k, v          q k^T ...         dq = ds k
+// same place. Both are the same walk with the sides changed, where p = softmax, dp = dy v^T, ds = p (dp - delta):
+//   own rows   other rows   result, times the scale but for dv
+//   k, v       q, dy        dk = ds^T q, dv = p^T dy
+//   q, dy      k, v         dq = ds k
 #include <algorithm>
 
 #include "attention.cuh"
@@ -50,13 +50,15 @@ __global__ void __launch_bounds__(kStatisticThreads)
   }
 }
 
-// How bf16 heads are cut, 16 own rows a warp:
-// - Long: blocks of 4 warps, 64 own rows, and tiles of 32 other rows in two stages. For dk and dv at head width 64 a
-//   thread holds two own fragments and two results (96 registers) and two tiles of scores (32): 168 registers allow
-//   three blocks an SM, and a tile of 64 other rows would not fit. At width 128 the own rows stay in shared memory and
-//   the tiles have 16 rows, so that the 128 registers of the results leave room; 2 blocks an SM of 49 KB.
-// - Short: a warp has its own tiles of 16 rows and makes dk and dv, then dq, of one head; the second reads what the
-//   first has brought into L2.
+// How bf16 heads are cut, 16 own rows a warp.
+//
+// Long: blocks of 4 warps, 64 own rows, and tiles of 32 other rows in two stages, 16 at a time through the registers.
+// For dk and dv at head width 64 a thread holds two own fragments and two results, 96 registers, and two pieces of
+// scores: 168 registers in all let three blocks share an SM of sm_86, for dq 128 let four. For dk and dv at width 128
+// the results alone are 128 registers, so the own rows stay in shared memory and tiles have 16 rows: 48 KB, two blocks.
+//
+// Short: a warp has its own tiles of 16 rows and makes dk and dv, then dq; the second walk reads what the first has
+// brought into L2.
 template <int kHeadWidth, bool kWarpAlone, bool kOwnKeys>
 struct BackwardTiling {
   static constexpr bool kAlone = kWarpAlone, kOfKeys = kOwnKeys, kResident = kHeadWidth <= 64 || !kOwnKeys;

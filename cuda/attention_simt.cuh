@@ -9,8 +9,9 @@ constexpr int kChunk = 64;          // channels
 constexpr int kPitch = kChunk + 4;  // floats between a tile's rows: 16-byte accesses, lanes' rows in different banks
 
 // kSide x kSide scores by (kSide / kOwn)^2 threads: thread (x, y) has rows y kOwn + i and columns x + kAcross j of the
-// scores, and channels 4 x + 4 kAcross j .. + 4 of the result. 64 by 4 makes 16 multiplications of two 16-byte reads;
-// 16 by 2 is for short sequences, which would leave most of a larger tile empty.
+// scores, and channels 4 x + 4 kAcross j .. + 4 of the result. 64 by 4 makes 64 multiplications of eight 16-byte reads,
+// which keeps the arithmetic ahead of shared memory; 16 by 2 is for short sequences, which would leave most of a larger
+// tile empty.
 template <int kRows, int kOfThread>
 struct SimtTile {
   static constexpr int kSide = kRows, kOwn = kOfThread;
