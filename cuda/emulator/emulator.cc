@@ -371,23 +371,15 @@ void run_block(Block& b, size_t dynamic_shared) {
   block = nullptr;
 }
 
-// One launch at a time; its blocks are shared by a few threads, each with fibers that it keeps.
+// One launch at a time; its blocks are shared by a few threads, each with fibers that it keeps. Never destroyed: a process
+// may end in the middle of a launch.
 class Chip {
  public:
   Chip() {
     const unsigned count =
         static_cast<unsigned>(number("LTX_EMULATOR_THREADS", std::clamp(std::thread::hardware_concurrency(), 1u, 8u)));
-    for (unsigned i = 1; i < count; ++i) threads_.emplace_back([this] { work(); });
+    for (unsigned i = 1; i < count; ++i) std::thread([this] { work(); }).detach();
   }
-  ~Chip() {
-    {
-      std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    changed_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
-
   void launch(const char* kernel, dim3 grid, dim3 size, size_t dynamic_shared, const std::function<void()>& body) {
     std::unique_lock lock(mutex_);
     kernel_ = kernel;
@@ -408,8 +400,7 @@ class Chip {
     Block b;
     std::unique_lock lock(mutex_);
     for (;;) {
-      changed_.wait(lock, [&] { return stopping_ || (body_ && next_ < total_); });
-      if (stopping_) return;
+      changed_.wait(lock, [&] { return body_ && next_ < total_; });
       take_blocks(lock, b);
     }
   }
@@ -441,9 +432,7 @@ class Chip {
   size_t dynamic_shared_ = 0, next_ = 0, total_ = 0;
   const std::function<void()>* body_ = nullptr;
   int running_ = 0;
-  bool stopping_ = false;
   Block own_;
-  std::vector<std::thread> threads_;
 };
 
 void check(const char* kernel, const dim3& grid, const dim3& size, size_t dynamic_shared) {
@@ -473,7 +462,7 @@ void fail(const char* message, const char* detail) {
 void launch(const char* kernel, dim3 grid, dim3 size, size_t dynamic_shared, const std::function<void()>& body) {
   if (size_t{grid.x} * grid.y * grid.z == 0) return;
   check(kernel, grid, size, dynamic_shared);
-  static Chip chip;
+  static Chip& chip = *new Chip;
   static std::mutex one_at_a_time;
   std::lock_guard lock(one_at_a_time);
   chip.launch(kernel, grid, size, dynamic_shared, body);
