@@ -1,7 +1,5 @@
-// gemm.h by cuBLASLt, which is opened at run time and never linked: its few functions and values are declared here in our
-// own words. They are the same in versions 12 and 13 of the library.
-#include "cublaslt.h"
-
+// gemm.h by cuBLASLt, which is opened at run time and never linked: its few functions and values are declared here in
+// our own words. They are the same in versions 12 and 13 of the library.
 #include <dlfcn.h>
 #include <glob.h>
 #include <sys/stat.h>
@@ -15,13 +13,14 @@
 #include <vector>
 
 #include "common.cuh"
+#include "cublaslt.h"
 #include "gemm.h"
 
 namespace ltx::cuda {
 namespace {
 
-using Status = int;      // 0 is success
-using Handle = void*;    // library, product, layout and preference: all opaque
+using Status = int;    // 0 is success
+using Handle = void*;  // library, product, layout and preference: all opaque
 struct Algorithm {
   uint64_t data[8];
 };
@@ -34,8 +33,22 @@ struct Heuristic {
 };
 
 constexpr int kTypeF32 = 0, kTypeBf16 = 14, kComputeF32 = 68;
-enum ProductAttribute { kTransposeA = 3, kTransposeB = 4, kEpilogue = 7, kBiasPointer = 8, kAuxPointer = 11, kAuxStride = 12 };
-enum PreferenceAttribute { kWorkspaceBytes = 1, kReductionSchemes = 3, kAlignmentA = 5, kAlignmentB, kAlignmentC, kAlignmentD };
+enum ProductAttribute {
+  kTransposeA = 3,
+  kTransposeB = 4,
+  kEpilogue = 7,
+  kBiasPointer = 8,
+  kAuxPointer = 11,
+  kAuxStride = 12
+};
+enum PreferenceAttribute {
+  kWorkspaceBytes = 1,
+  kReductionSchemes = 3,
+  kAlignmentA = 5,
+  kAlignmentB,
+  kAlignmentC,
+  kAlignmentD
+};
 constexpr uint32_t kReductionNone = 0;
 constexpr size_t kWorkspace = size_t{32} << 20;  // what NVIDIA advises for Hopper; 4 MB do elsewhere
 constexpr int kWorkspaceSlot = 6;
@@ -86,7 +99,8 @@ std::vector<std::string> candidates() {
         for (const std::string& folder : {std::string("cu13"), std::string("cublas")}) {
           glob_t found{};
           const std::string pattern = root + "/python3*/" + packages + "/nvidia/" + folder + "/lib/" + name;
-          if (glob(pattern.c_str(), 0, nullptr, &found) == 0) paths.insert(paths.end(), found.gl_pathv, found.gl_pathv + found.gl_pathc);
+          if (glob(pattern.c_str(), 0, nullptr, &found) == 0)
+            paths.insert(paths.end(), found.gl_pathv, found.gl_pathv + found.gl_pathc);
           globfree(&found);
         }
       }
@@ -155,8 +169,19 @@ uint32_t alignment(const void* pointer) {
 using Key = std::tuple<int64_t, int64_t, int64_t, int, int, bool, bool, bool, int, bool, uint32_t, uint32_t, uint32_t>;
 
 Key key_of(const Gemm& p) {
-  return {p.m, p.n, p.k, p.operands, p.result, p.transpose_a, p.transpose_b, p.accumulate, static_cast<int>(p.epilogue),
-          p.pre != nullptr, alignment(p.a), alignment(p.b), alignment(p.y)};
+  return {p.m,
+          p.n,
+          p.k,
+          p.operands,
+          p.result,
+          p.transpose_a,
+          p.transpose_b,
+          p.accumulate,
+          static_cast<int>(p.epilogue),
+          p.pre != nullptr,
+          alignment(p.a),
+          alignment(p.b),
+          alignment(p.y)};
 }
 
 int epilogue_of(const Gemm& p) {
@@ -222,7 +247,8 @@ class Products {
  private:
   template <class T>
   void set(Handle product, int attribute, const T& value) {
-    require(library_.MatmulDescSetAttribute(product, attribute, &value, sizeof value), "cublasLtMatmulDescSetAttribute");
+    require(library_.MatmulDescSetAttribute(product, attribute, &value, sizeof value),
+            "cublasLtMatmulDescSetAttribute");
   }
 
   void make(Plan& plan, const Gemm& p) {

@@ -4,8 +4,8 @@
 #include <thread>
 
 #include "launch.cuh"
-#include "table.h"
 #include "reader.h"
+#include "table.h"
 
 namespace ltx::cuda {
 
@@ -83,8 +83,7 @@ void Reader::work() {
     events_.push_back(job.arrived);
     pinned_.emplace(pinned_size(job.bytes), job.pinned);
     lock.unlock();
-    job.done(job.argument,
-             status != cudaSuccess ? cudaGetErrorString(status) : fault ? fault_message(fault) : nullptr);
+    job.done(job.argument, status != cudaSuccess ? cudaGetErrorString(status) : fault ? fault_message(fault) : nullptr);
     lock.lock();
   }
 }

@@ -97,8 +97,8 @@ void copy(Context& context, void* to, const void* from, size_t bytes) {
   if (bytes) in_order(context, "copy", [=] { std::memcpy(to, from, bytes); });
 }
 
-void run_or_record(const Call& call, const char* name, const void* kernel, dim3 grid, dim3 block,
-                   size_t dynamic_shared, std::function<void()> body) {
+void run_or_record(const Call& call, const char* name, const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared,
+                   std::function<void()> body) {
   note_kernel(name, kernel);
   EmulatorContext& own = emulated(call.raw->context);
   if (own.recording) {

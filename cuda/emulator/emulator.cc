@@ -371,8 +371,8 @@ void run_block(Block& b, size_t dynamic_shared) {
   block = nullptr;
 }
 
-// One launch at a time; its blocks are shared by a few threads, each with fibers that it keeps. Never destroyed: a process
-// may end in the middle of a launch.
+// One launch at a time; its blocks are shared by a few threads, each with fibers that it keeps. Never destroyed: a
+// process may end in the middle of a launch.
 class Chip {
  public:
   Chip() {

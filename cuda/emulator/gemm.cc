@@ -11,8 +11,7 @@ namespace ltx::cuda {
 namespace {
 
 float read(const void* data, LtxDtype dtype, int64_t i) {
-  return dtype == LTX_F32 ? static_cast<const float*>(data)[i]
-                          : static_cast<float>(static_cast<const bf16*>(data)[i]);
+  return dtype == LTX_F32 ? static_cast<const float*>(data)[i] : static_cast<float>(static_cast<const bf16*>(data)[i]);
 }
 void write(void* data, LtxDtype dtype, int64_t i, float value) {
   if (dtype == LTX_F32) {
@@ -22,9 +21,7 @@ void write(void* data, LtxDtype dtype, int64_t i, float value) {
   }
 }
 
-float gelu(float x) {
-  return 0.5f * x * (1.0f + std::tanh(0.7978845608f * (x + 0.044715f * x * x * x)));
-}
+float gelu(float x) { return 0.5f * x * (1.0f + std::tanh(0.7978845608f * (x + 0.044715f * x * x * x))); }
 
 void multiply(const Gemm& p) {
   std::vector<float> row(p.n);

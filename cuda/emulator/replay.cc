@@ -42,8 +42,12 @@ std::string repeat(const LtxBackend& backend, TracedCall& call) {
     if (call.parameter[i]) tensor.cache = &caches[i];
   }
   char error[512] = "";
-  const LtxCall raw{backend.context, call.tensors.data(), call.scalars.data(),
-                    static_cast<int32_t>(call.tensors.size()), static_cast<int32_t>(call.scalars.size()), error,
+  const LtxCall raw{backend.context,
+                    call.tensors.data(),
+                    call.scalars.data(),
+                    static_cast<int32_t>(call.tensors.size()),
+                    static_cast<int32_t>(call.scalars.size()),
+                    error,
                     sizeof error};
   const int status = backend.kernels[call.op](&raw);
   for (const LtxCache& cache : caches) {

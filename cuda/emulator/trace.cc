@@ -147,8 +147,8 @@ void write(std::FILE* to, const TracedCall& call) {
 bool read(std::FILE* from, TracedCall& call) {
   uint64_t blocks = 0;
   if (!get(from, call.op) || !get_all(from, call.kernels) || !get_all(from, call.instances) ||
-      !get_all(from, call.scalars) ||
-      !get_all(from, call.tensors) || !get_all(from, call.parameter) || !get(from, blocks)) {
+      !get_all(from, call.scalars) || !get_all(from, call.tensors) || !get_all(from, call.parameter) ||
+      !get(from, blocks)) {
     return false;
   }
   call.before.resize(blocks);

@@ -1,7 +1,8 @@
 // Calls written to a file, to be made again by replay.cc under a sanitizer or from changed sources.
 //
-// LTX_EMULATOR_TRACE names the file, to which every process of a test suite adds. A call is kept when it runs an instance
-// of a kernel that no kept call ran before, or fewer than four when it is small: a few megabytes in which every kernel is.
+// LTX_EMULATOR_TRACE names the file, to which every process of a test suite adds. A call is kept when it runs an
+// instance of a kernel that no kept call ran before, or fewer than four when it is small: a few megabytes in which
+// every kernel is.
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -26,8 +27,8 @@ struct TracedCall {
   std::string kernels;              // the names of those that it launched, by blanks
   std::vector<uint64_t> instances;  // their places in the library
   std::vector<double> scalars;
-  std::vector<LtxTensor> tensors;  // data is the block's number + 1
-  std::vector<uint8_t> parameter;  // by tensor: whether it had a cache
+  std::vector<LtxTensor> tensors;                // data is the block's number + 1
+  std::vector<uint8_t> parameter;                // by tensor: whether it had a cache
   std::vector<std::vector<char>> before, after;  // by block
 };
 void write(std::FILE* file, const TracedCall& call);

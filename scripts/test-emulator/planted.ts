@@ -28,10 +28,14 @@ export const planted = (json: unknown): PlantedBug[] => schema.parse(json);
 export function search(root: string, bug: PlantedBug, trace: string): string[] {
   return bug.caught.flatMap((flavour) => {
     const program = compile(root, bug, flavour);
-    const orders = flavour === "plain" ? [0, 1, 2] : [0];
-    const found = orders.flatMap((order) => replay(program, trace, { order, ops: bug.ops }));
-    console.log(`planted: ${bug.name}, ${flavour}: ${found[0] ?? "not caught"}`);
-    return found.length > 0 ? [] : [`${bug.name} was not caught (${flavour})`];
+    const found = flavour === "plain" ? /./ : /AddressSanitizer|runtime error|ThreadSanitizer/;
+    for (const order of flavour === "plain" ? [0, 1, 2] : [0]) {
+      const problem = replay(program, trace, { order, ops: bug.ops, first: true }).find((line) => found.test(line));
+      if (!problem) continue;
+      console.log(`planted: ${bug.name}, ${flavour}: ${problem}`);
+      return [];
+    }
+    return [`${bug.name} was not caught (${flavour})`];
   });
 }
 

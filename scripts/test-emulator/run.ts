@@ -5,7 +5,7 @@ const SANITIZERS = {
   // Scratch memory and the threads' stacks live until the process ends.
   ASAN_OPTIONS: "detect_leaks=0:abort_on_error=0",
   UBSAN_OPTIONS: "print_stacktrace=1",
-  TSAN_OPTIONS: "halt_on_error=0:report_bugs=1:exitcode=66:history_size=4",
+  TSAN_OPTIONS: "report_bugs=1:exitcode=66:history_size=4",
 };
 
 /** Runs the tests of all that runs on a device, on the emulator, and leaves a trace of its calls. */
@@ -28,16 +28,27 @@ export interface ReplayOptions {
   order?: number;
   /** Only these ops. */
   ops?: readonly string[];
+  /** Stops at a sanitizer's first finding. */
+  first?: boolean;
   /** Receives the names of the kernels that ran. */
   kernels?: Set<string>;
 }
 
 /** Makes a trace's calls again. What is wrong: calls that differ, sanitizers' summaries, the reason of an abort. */
-export function replay(program: string, trace: string, { order = 0, ops = [], kernels }: ReplayOptions = {}): string[] {
+export function replay(
+  program: string,
+  trace: string,
+  { order = 0, ops = [], kernels, first }: ReplayOptions = {},
+): string[] {
   const { status, signal, stdout, stderr, error } = spawnSync(program, [trace, ...ops], {
     encoding: "utf8",
     maxBuffer: 1 << 28,
-    env: { ...process.env, ...SANITIZERS, LTX_EMULATOR_ORDER: String(order) },
+    env: {
+      ...process.env,
+      ...SANITIZERS,
+      TSAN_OPTIONS: `${SANITIZERS.TSAN_OPTIONS}:halt_on_error=${first ? 1 : 0}`,
+      LTX_EMULATOR_ORDER: String(order),
+    },
   });
   if (error) return [`${program}: ${error.message}`];
   const calls = stderr.split("\n");
