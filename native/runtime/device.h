@@ -52,7 +52,7 @@ struct Task {
   std::vector<double> scalars;
   int op = -1;
   int first_output = 0, end_output = 0;  // the operands between are written
-  const char* interrupts = nullptr;  // why it can't be collected with a step; static
+  const char* interrupts = nullptr;      // why it can't be collected with a step; static
   Mark mark = nullptr;
   std::function<void(bool skipped)> action;  // runs instead of a kernel when op is -1
 };
