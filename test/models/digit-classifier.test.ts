@@ -70,7 +70,8 @@ describe("DigitClassifier", () => {
     const shape = (...s: number[]) =>
       scope(() =>
         noGrad(
-          () => classifier.forward(Tensor.from(new Float32Array(s.reduce((a, b) => a * b)), s, { device: target })).shape,
+          () =>
+            classifier.forward(Tensor.from(new Float32Array(s.reduce((a, b) => a * b)), s, { device: target })).shape,
         ),
       );
     expect(shape(2, 3, 64, 64, 1)).toEqual([6, 20]);

@@ -226,7 +226,9 @@ describe("LtxVideoTransformer", () => {
     expect(forward(random([2, ...GRID, 5], 1), t, text, mask)).toThrow(
       "[transformer] expects latents (B,F,H,W,4), got [2,2,3,2,5]",
     );
-    expect(forward(x, full([3], 0.5, { device: target }), text, mask)).toThrow("expects a time for each of the 2 samples");
+    expect(forward(x, full([3], 0.5, { device: target }), text, mask)).toThrow(
+      "expects a time for each of the 2 samples",
+    );
     expect(forward(x, t, random([2, 5, 13], 2), mask)).toThrow("expects text [2, L, 12], got [2,5,13]");
     expect(forward(x, t, text, full([2, 4], 1, { device: target }))).toThrow("expects a mask f32 [2, 5]");
     expect(() => build({ cross_attention_dim: 64 })).toThrow("num_attention_heads · attention_head_dim = 32, got 64");
