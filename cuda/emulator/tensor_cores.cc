@@ -1,5 +1,5 @@
-// ldmatrix and mma: the lanes of a warp meet, and the last to come does the work of all 32, by the fragment layouts that
-// target.cuh describes.
+// ldmatrix and mma: the lanes of a warp meet, and the last to come does the work of all 32, by the fragment layouts
+// that target.cuh describes.
 #include "emulator.h"
 
 namespace ltx::cuda {
