@@ -109,9 +109,9 @@ export function openLibrary(path: string, index = 0): number {
   return translate(() => addon.open(path, index));
 }
 
-/** Where backend libraries are looked for: beside the addon, then where LTX_BACKEND_PATH (colon-separated) says. */
+/** Where backend libraries are looked for: where LTX_BACKEND_PATH (colon-separated) says, then beside the addon. */
 export function backendFolders(): string[] {
-  return [folder, ...(process.env.LTX_BACKEND_PATH ?? "").split(":").filter((path) => path !== "")];
+  return [...(process.env.LTX_BACKEND_PATH ?? "").split(":").filter((path) => path !== ""), folder];
 }
 
 /** The backend libraries `libltx_<name>.so`; the first folder that has a name counts. */
