@@ -1,5 +1,15 @@
 /** The public API: everything a program needs to train, sample and look inside. */
-export * from "./config/index.js";
+export {
+  loadConfig,
+  loadSamplingScheme,
+  parseConfig,
+  parseLossParams,
+  parseStoredConfig,
+  parseTransformerParams,
+  parseVaeParams,
+} from "./config/deferred.js";
+export { innerDim, textWidth, vaeFactors } from "./config/geometry.js";
+export type * from "./config/index.js";
 export * from "./data/index.js";
 export * as diffusion from "./diffusion/index.js";
 export { type ErrorCode, LtxError } from "./errors.js";

@@ -1,6 +1,6 @@
 /** What commands print: events as JSON lines, or text and a progress bar for people. */
 import { mkdir } from "node:fs/promises";
-import cliProgress from "cli-progress";
+import type { SingleBar } from "cli-progress";
 import type { Video } from "../pipelines/index.js";
 import type { TrainEvent } from "../training/events.js";
 
@@ -61,7 +61,7 @@ const LINE_EVERY = 15;
 
 /** Reports training events. */
 export class TrainReport {
-  private bar: cliProgress.SingleBar | null = null;
+  private bar: SingleBar | null = null;
   private lastLine = performance.now() / 1000;
 
   constructor(private readonly output: Output) {}
@@ -105,9 +105,11 @@ export class TrainReport {
       return this.output.err(`${done}/${total} ${text}`);
     }
     if (!this.bar) {
-      this.bar = new cliProgress.SingleBar(
+      // Loaded here: only a training run on a terminal has a bar.
+      const { Presets, SingleBar } = require("cli-progress") as typeof import("cli-progress");
+      this.bar = new SingleBar(
         { format: "{bar} {value}/{total} {text}", stream: process.stderr, clearOnComplete: true, hideCursor: true },
-        cliProgress.Presets.shades_classic,
+        Presets.shades_classic,
       );
       this.bar.start(total, done, { text });
     }

@@ -1,5 +1,5 @@
 import { Command } from "commander";
-import { loadSamplingScheme } from "../config/index.js";
+import { loadSamplingScheme } from "../config/deferred.js";
 import { LtxError } from "../errors.js";
 import {
   drawPrompts,

@@ -1,6 +1,7 @@
 import { basename, join } from "node:path";
 import { Command, Option } from "commander";
-import { loadConfig, type RunConfig } from "../config/index.js";
+import { loadConfig } from "../config/deferred.js";
+import type { RunConfig } from "../config/index.js";
 import { LtxError } from "../errors.js";
 import { packageRoot } from "../native.js";
 import { train } from "../training/index.js";

@@ -6,6 +6,7 @@ export type {
   T5Config,
   TextEncoderConfig,
 } from "./diffusion.js";
+export { innerDim, textWidth, type VaeFactors, vaeFactors } from "./geometry.js";
 export {
   loadConfig,
   loadSamplingScheme,
@@ -18,7 +19,7 @@ export type { SamplingSchemeConfig } from "./sampling-scheme.js";
 export type { Compat, FlowRunConfig, QuickstartConfig, RunConfig, VaeRunConfig } from "./schema.js";
 export { parseStoredConfig } from "./stored.js";
 export type { FlowTrainingConfig, TrainingConfig, VaeTrainingConfig } from "./training.js";
-export { innerDim, type TransformerConfig } from "./transformer.js";
+export type { TransformerConfig } from "./transformer.js";
 export type {
   DecoderBlock,
   DecoderBlockName,
@@ -28,4 +29,3 @@ export type {
   VaeConfig,
   VaeLossConfig,
 } from "./vae.js";
-export { textWidth, type VaeFactors, vaeFactors } from "./validate.js";

@@ -7,6 +7,7 @@ import {
   type SamplingConfig,
   type TextEncoderConfig,
 } from "./diffusion.js";
+import { vaeFactors } from "./geometry.js";
 import { type Problem, section } from "./problems.js";
 import {
   type FlowTrainingConfig,
@@ -28,7 +29,6 @@ import {
   checkVaeData,
   fitData,
   type TokenGrid,
-  vaeFactors,
 } from "./validate.js";
 
 /** `reference` repeats the reference's defects where a checkpoint or a curve depends on them; `native` mends them. */

@@ -65,8 +65,4 @@ export function resolveTransformer({
   return { ...params, out_channels: params.out_channels ?? params.input_channels };
 }
 
-/** The width of the token stream. */
-export const innerDim = (config: Pick<TransformerConfig, "num_attention_heads" | "attention_head_dim">): number =>
-  config.num_attention_heads * config.attention_head_dim;
-
 export const transformerComponent = section({ target: target("score_network"), params: transformerParams });

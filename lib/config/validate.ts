@@ -1,63 +1,11 @@
-import { check } from "../errors.js";
 import type { DataConfig } from "./data.js";
 import type { SamplingConfig, TextEncoderConfig } from "./diffusion.js";
+import { framesFault, innerDim, sizeFault, strides, textWidth, vaeFactors } from "./geometry.js";
 import { formatPath, type Problem } from "./problems.js";
-import { innerDim, type TransformerConfig } from "./transformer.js";
+import type { TransformerConfig } from "./transformer.js";
 import type { VaeBlockParams, VaeConfig, VaeLossConfig } from "./vae.js";
 
 type Path = readonly PropertyKey[];
-type Block = readonly [string, number | VaeBlockParams];
-
-/** How much a VAE shrinks a clip, and the latent that comes of it. */
-export interface VaeFactors {
-  /** Frames per latent frame after the first: F = time * k + 1 frames become k + 1. */
-  readonly time: number;
-  /** Pixels per latent pixel, patching included. */
-  readonly space: number;
-  /**
-   * The latent [frames, height, width] of a clip.
-   * @throws LtxError `invalid_argument` when the VAE cannot take that clip
-   */
-  latentShape(frames: number, height: number, width: number): [number, number, number];
-}
-
-function strides(blocks: readonly Block[]): { time: number; space: number } {
-  const of = (...axes: string[]) =>
-    2 ** blocks.filter(([name]) => axes.some((axis) => name.startsWith(`compress_${axis}`))).length;
-  return { time: of("time", "all"), space: of("space", "all") };
-}
-
-/** The factors of `vae`, read from the blocks of its encoder. */
-export function vaeFactors(vae: Pick<VaeConfig, "encoder_blocks" | "patch_size">): VaeFactors {
-  const { time, space: strided } = strides(vae.encoder_blocks);
-  const space = strided * vae.patch_size;
-  return {
-    time,
-    space,
-    latentShape(frames, height, width) {
-      const fault =
-        framesFault("frames", frames, time) ?? sizeFault("height", height, space) ?? sizeFault("width", width, space);
-      check(fault === undefined, "invalid_argument", () => `[vae] ${fault}`);
-      return [(frames - 1) / time + 1, height / space, width / space];
-    },
-  };
-}
-
-function framesFault(name: string, frames: number, time: number): string | undefined {
-  if (Number.isInteger(frames) && frames >= 1 && (frames - 1) % time === 0) return undefined;
-  return `${name} ${frames}: needs ${time}k+1, nearest ${nearest(frames - 1, time, 1)}`;
-}
-
-function sizeFault(name: string, size: number, space: number): string | undefined {
-  if (Number.isInteger(size) && size >= 1 && size % space === 0) return undefined;
-  return `${name} ${size}: needs a multiple of ${space}, nearest ${nearest(size, space, 0)}`;
-}
-
-/** The multiples of `step` around `value`, each plus `offset`, of which only positive ones are sizes. */
-function nearest(value: number, step: number, offset: number): string {
-  const below = Math.max(0, Math.floor(Number.isFinite(value) ? value / step : 0)) * step + offset;
-  return [below, below + step].filter((size) => size >= 1).join(" or ");
-}
 
 /** The faults of a VAE by itself; `path` is where its parameters stand in the file. */
 export function checkVae(vae: VaeConfig, path: Path): Problem[] {
@@ -234,15 +182,6 @@ export function checkLoss(
     problems.push({ path: [...path, "disc_num_layers"], message });
   }
   return problems;
-}
-
-// Width of the encoder output of the released T5 v1.1 sizes.
-const T5_WIDTHS: Record<string, number> = { small: 512, base: 768, large: 1024, xl: 2048, xxl: 4096 };
-
-/** The width of a text encoder's output, or undefined for a T5 that is not one of the released sizes. */
-export function textWidth(text: TextEncoderConfig): number | undefined {
-  if (text.kind === "byte") return text.width;
-  return T5_WIDTHS[/^(?:google|DeepFloyd|PixArt-alpha)\/.*t5-v1_1-(\w+)$/.exec(text.version)?.[1] ?? ""];
 }
 
 /** What reaches the transformer: channels, and frames, height and width of its tokens. */

@@ -1,5 +1,5 @@
 /** SentencePiece models (`spiece.model`): the parts that a Unigram tokenizer needs of the protocol buffer. */
-import protobuf from "protobufjs/light.js";
+import type { Type } from "protobufjs/light.js";
 import { check, LtxError } from "../errors.js";
 
 export interface SentencePieceModel {
@@ -25,7 +25,7 @@ const PIECE_TYPES: Record<number, PieceType> = {
 const UNIGRAM = 1;
 
 /** The messages of sentencepiece_model.proto (proto2), as far as they are read. */
-const ModelProto = protobuf.Root.fromJSON({
+const MESSAGES = {
   nested: {
     Piece: {
       fields: {
@@ -50,7 +50,16 @@ const ModelProto = protobuf.Root.fromJSON({
       },
     },
   },
-}).lookupType("ModelProto");
+};
+
+let modelProto: Type | undefined;
+
+/** Built at the first use: few programs read such a file, and the library takes long to load. */
+function messageType(): Type {
+  const { Root } = require("protobufjs/light.js") as typeof import("protobufjs/light.js");
+  modelProto ??= Root.fromJSON(MESSAGES).lookupType("ModelProto");
+  return modelProto;
+}
 
 /** The decoded message: fields that the file leaves out show their defaults. */
 interface DecodedModel {
@@ -71,7 +80,7 @@ interface DecodedModel {
 export function parseSentencePiece(bytes: Uint8Array, name = "spiece.model"): SentencePieceModel {
   let model: DecodedModel;
   try {
-    model = ModelProto.decode(bytes) as unknown as DecodedModel;
+    model = messageType().decode(bytes) as unknown as DecodedModel;
   } catch (cause) {
     const reason = (cause as Error).message;
     throw new LtxError("file_format", `[sentencepiece] ${name} is no SentencePiece model, or damaged (${reason})`, {

@@ -5,7 +5,7 @@
 import { type FileHandle, mkdir, open } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { Writer } from "protobufjs/minimal.js";
+import type { Writer } from "protobufjs/minimal.js";
 import { check, LtxError } from "../errors.js";
 import { writeAll } from "./atomic-file.js";
 import { crc32c } from "./crc32c.js";
@@ -18,6 +18,10 @@ const BYTES = 2;
 const BITS_32 = 5;
 
 const key = (field: number, wire: number) => (field << 3) | wire;
+
+/** An empty message. The library is loaded with the first one. */
+const message = (): Writer =>
+  (require("protobufjs/minimal.js") as typeof import("protobufjs/minimal.js")).Writer.create();
 
 /** Files of this process so far, which keeps their names apart. */
 let files = 0;
@@ -49,20 +53,20 @@ export class EventWriter {
       throw new LtxError("io", `[tensorboard] cannot create ${path}: ${(cause as Error).message}`, { cause });
     }
     const writer = new EventWriter(path, file);
-    writer.add(Writer.create().uint32(key(3, BYTES)).string(FILE_VERSION));
+    writer.add(message().uint32(key(3, BYTES)).string(FILE_VERSION));
     return writer;
   }
 
   /** One point of a curve. @throws LtxError `invalid_argument`, `disposed` */
   scalar(tag: string, step: number, value: number): void {
-    this.summary(tag, step, (message) => message.uint32(key(2, BITS_32)).float(value));
+    this.summary(tag, step, (body) => body.uint32(key(2, BITS_32)).float(value));
   }
 
   /** A picture as the bytes of a PNG file. @throws LtxError `invalid_argument`, `disposed` */
   image(tag: string, step: number, png: Uint8Array, width: number, height: number): void {
-    const image = Writer.create().uint32(key(1, VARINT)).int32(height).uint32(key(2, VARINT)).int32(width);
+    const image = message().uint32(key(1, VARINT)).int32(height).uint32(key(2, VARINT)).int32(width);
     image.uint32(key(4, BYTES)).bytes(png);
-    this.summary(tag, step, (message) => message.uint32(key(4, BYTES)).bytes(image.finish()));
+    this.summary(tag, step, (body) => body.uint32(key(4, BYTES)).bytes(image.finish()));
   }
 
   /** Hands everything so far to the operating system. @throws LtxError `io`, `disposed` */
@@ -108,14 +112,14 @@ export class EventWriter {
       return `[tensorboard] step must be a whole number from 0, got ${step}`;
     });
     this.checkOpen();
-    const value = body(Writer.create().uint32(key(1, BYTES)).string(tag)).finish();
-    const summary = Writer.create().uint32(key(1, BYTES)).bytes(value).finish();
-    this.add(Writer.create().uint32(key(2, VARINT)).int64(step).uint32(key(5, BYTES)).bytes(summary));
+    const value = body(message().uint32(key(1, BYTES)).string(tag)).finish();
+    const summary = message().uint32(key(1, BYTES)).bytes(value).finish();
+    this.add(message().uint32(key(2, VARINT)).int64(step).uint32(key(5, BYTES)).bytes(summary));
   }
 
   /** Queues an event that holds the fields of `body` besides the time. */
   private add(body: Writer): void {
-    const time = Writer.create()
+    const time = message()
       .uint32(key(1, BITS_64))
       .double(Date.now() / 1000)
       .finish();

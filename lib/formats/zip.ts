@@ -2,7 +2,7 @@
 
 import { Readable } from "node:stream";
 import { createInflateRaw } from "node:zlib";
-import * as yauzl from "yauzl";
+import type { ZipFile } from "yauzl";
 import { check, LtxError } from "../errors.js";
 import { openRandomAccess, type RandomAccess } from "./random-access.js";
 
@@ -63,9 +63,10 @@ type Damaged = (reason: string, cause?: unknown) => LtxError;
 
 async function listEntries(file: RandomAccess, damaged: Damaged): Promise<Map<string, ZipEntry>> {
   const entries = new Map<string, ZipEntry>();
-  let zip: yauzl.ZipFile | undefined;
+  let zip: ZipFile | undefined;
   try {
-    zip = await yauzl.openPromise(file.path, { autoClose: false, lazyEntries: true, strictFileNames: true });
+    const { openPromise } = await import("yauzl");
+    zip = await openPromise(file.path, { autoClose: false, lazyEntries: true, strictFileNames: true });
     for await (const entry of zip.eachEntry()) {
       const { fileName: name, uncompressedSize: size, compressedSize, compressionMethod: method } = entry;
       if (name.endsWith("/")) continue;

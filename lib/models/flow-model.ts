@@ -1,5 +1,6 @@
 /** The networks of a text-to-video model, and how a diffusion checkpoint holds them. */
-import { type ByteEncoderConfig, type FlowRunConfig, type T5Config, vaeFactors } from "../config/index.js";
+import { vaeFactors } from "../config/geometry.js";
+import type { ByteEncoderConfig, FlowRunConfig, T5Config } from "../config/index.js";
 import { check, LtxError } from "../errors.js";
 import { type readTensors, withPrefix } from "../formats/checkpoint.js";
 import { Initializer } from "../nn/index.js";

@@ -2,7 +2,8 @@
 import { createHash } from "node:crypto";
 import { rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, extname, join } from "node:path";
-import { loadConfig, type RunConfig } from "../config/index.js";
+import { loadConfig } from "../config/deferred.js";
+import type { RunConfig } from "../config/index.js";
 import { check, LtxError } from "../errors.js";
 import { syncFolder } from "../formats/atomic-file.js";
 import { fromFloat32, isFloat, type SafetensorsDtype } from "../formats/dtypes.js";

@@ -1,4 +1,4 @@
-import { vaeFactors } from "../config/index.js";
+import { vaeFactors } from "../config/geometry.js";
 import { check } from "../errors.js";
 import { type FlowModel, toFlow } from "../models/flow-model.js";
 import { affine } from "../ops/index.js";

@@ -1,11 +1,6 @@
 /** Opening a trained model, whoever wrote its file. */
-import {
-  type FlowRunConfig,
-  loadConfig,
-  parseStoredConfig,
-  type RunConfig,
-  type VaeRunConfig,
-} from "../config/index.js";
+import { loadConfig } from "../config/deferred.js";
+import type { FlowRunConfig, RunConfig, VaeRunConfig } from "../config/index.js";
 import { check } from "../errors.js";
 import { readTensors, withPrefix } from "../formats/checkpoint.js";
 import { FLOW_PREFIX, LATENT_SCALE_KEY } from "../models/flow-model.js";
@@ -43,7 +38,7 @@ export async function openCheckpoint<Stage extends "vae" | "flow">(
   const file = await findModelFile(path, stage);
   const { metadata, tensors } = await readTensors(file, isModelKey);
   const kind = expectKind(tensors, file);
-  const chosen = given ? stageOf(given, stage) : storedConfig(metadata, file);
+  const chosen = given ? stageOf(given, stage) : await storedConfig(metadata, file);
   if (stage === "flow") {
     check(kind === "flow", "checkpoint", () => {
       return `[checkpoint] ${file} is a vae checkpoint, expected one of a flow run`;
@@ -97,9 +92,10 @@ const isFlowKey = (name: string): boolean =>
 const stageOf = (config: RunConfig, stage: "vae" | "flow"): StageConfig =>
   config.kind === "quickstart" ? config[stage] : config;
 
-function storedConfig(metadata: Readonly<Record<string, string>>, file: string): StageConfig {
+async function storedConfig(metadata: Readonly<Record<string, string>>, file: string): Promise<StageConfig> {
   check(metadata.config !== undefined, "checkpoint", () => {
     return `[checkpoint] ${file} does not say what model it holds: give its configuration (--config FILE)`;
   });
+  const { parseStoredConfig } = await import("../config/stored.js");
   return parseStoredConfig(metadata.config, file);
 }

@@ -1,4 +1,5 @@
-import { type RunConfig, vaeFactors } from "../config/index.js";
+import { vaeFactors } from "../config/geometry.js";
+import type { RunConfig } from "../config/index.js";
 import { type DataSource, loadClips, openData } from "../data/index.js";
 import { LtxError } from "../errors.js";
 import { fitFrames, VideoVae } from "../models/video-vae/index.js";

@@ -1,5 +1,6 @@
 import { join } from "node:path";
-import { type FlowRunConfig, loadConfig, parseStoredConfig } from "../config/index.js";
+import { loadConfig } from "../config/deferred.js";
+import type { FlowRunConfig } from "../config/index.js";
 import { batchIndices, type DataSource, loadClips, openData, withFrames } from "../data/index.js";
 import { PhiloxRandom } from "../data/philox.js";
 import { flowLoss } from "../diffusion/index.js";
@@ -122,6 +123,7 @@ export class FlowTrainer extends Trainer<FlowBatch> {
   async resume(path: string, step: number): Promise<void> {
     const { metadata, tensors } = await readTensors(join(path, MODEL_FILE));
     const { text } = this.model;
+    const { parseStoredConfig } = await import("../config/stored.js");
     const recorded = metadata.config === undefined ? null : parseStoredConfig(metadata.config, path);
     if (recorded?.kind === "flow" && recorded.text_encoder.kind === "t5" && !text.trainable) {
       check(recorded.text_encoder.model_hash === text.modelHash, "checkpoint", () => {

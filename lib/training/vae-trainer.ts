@@ -1,5 +1,6 @@
 import { join } from "node:path";
-import { loadConfig, type VaeRunConfig } from "../config/index.js";
+import { loadConfig } from "../config/deferred.js";
+import type { VaeRunConfig } from "../config/index.js";
 import { batchIndices, type DataSource, withFrames } from "../data/index.js";
 import { loadClips, openData } from "../data/open.js";
 import { check, LtxError } from "../errors.js";

@@ -3,7 +3,6 @@ import { createHash } from "node:crypto";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, join } from "node:path";
-import { z } from "zod";
 import { check, LtxError } from "../../errors.js";
 import { openShards } from "../../formats/sharded.js";
 import type { TensorFile } from "../../formats/tensor-file.js";
@@ -15,20 +14,6 @@ import { T5Tokenizer } from "./t5-tokenizer.js";
 const WANTED_FILES =
   "config.json, the weights (model.safetensors, or model.safetensors.index.json with its shards, or the same of " +
   "pytorch_model.bin) and tokenizer.json or spiece.model";
-
-const count = z.number().int().min(1);
-const encoderConfig = z.object({
-  vocab_size: count,
-  d_model: count,
-  d_kv: count,
-  d_ff: count,
-  num_layers: count,
-  num_heads: count,
-  relative_attention_num_buckets: count.min(4).multipleOf(2).default(32),
-  relative_attention_max_distance: count.default(128),
-  layer_norm_epsilon: z.number().positive().default(1e-6),
-  feed_forward_proj: z.string().default("relu"),
-});
 
 /**
  * The folder of a T5: `path` when it is given, else what is found for `version` (such as google/t5-v1_1-base) in the
@@ -183,16 +168,7 @@ async function readConfig(path: string): Promise<T5EncoderConfig> {
       { cause },
     );
   }
-  const parsed = encoderConfig.safeParse(json);
-  if (!parsed.success) {
-    const [{ path: key, message }] = parsed.error.issues;
-    throw new LtxError("file_format", `[t5] ${path}: ${key.join(".") || "the file"} is no T5's (${message})`);
-  }
-  const { feed_forward_proj: kind, ...config } = parsed.data;
-  check(kind === "gated-gelu", "unavailable", () => {
-    return `[t5] ${path} describes a T5 with feed_forward_proj "${kind}", only "gated-gelu" (T5 v1.1) is supported`;
-  });
-  return config;
+  return (await import("./t5-config.js")).parseT5Config(json, path);
 }
 
 async function readTokenizer(folder: string): Promise<{ tokenizer: T5Tokenizer; hash: string }> {

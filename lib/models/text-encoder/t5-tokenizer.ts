@@ -1,4 +1,4 @@
-import { Tokenizer } from "@huggingface/tokenizers";
+import type { Tokenizer } from "@huggingface/tokenizers";
 import { check, LtxError } from "../../errors.js";
 import { parseSentencePiece } from "../../formats/sentencepiece.js";
 import { Charsmap } from "./charsmap.js";
@@ -85,7 +85,9 @@ export class T5Tokenizer {
     });
     let tokenizer: Tokenizer;
     try {
-      tokenizer = new Tokenizer(json, { eos_token: "</s>" });
+      // Here and not above: a program that needs no text should not wait for it.
+      const library = require("@huggingface/tokenizers") as typeof import("@huggingface/tokenizers");
+      tokenizer = new library.Tokenizer(json, { eos_token: "</s>" });
       normalizeExactly(tokenizer, name);
     } catch (cause) {
       if (cause instanceof LtxError) throw cause;

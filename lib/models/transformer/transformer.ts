@@ -1,4 +1,5 @@
-import { innerDim, type TransformerConfig } from "../../config/transformer.js";
+import { innerDim } from "../../config/geometry.js";
+import type { TransformerConfig } from "../../config/transformer.js";
 import { check } from "../../errors.js";
 import { type Initializer, Linear, Module, type Parameter, TimestepEmbedding } from "../../nn/index.js";
 import { addRows, affine, cast, depthToSpace, normAct, reshape, silu } from "../../ops/index.js";

@@ -1,0 +1,20 @@
+/**
+ * What reads and checks configurations, loaded at the first call: with zod and yaml it takes more time than all the rest
+ * of this package.
+ */
+import type * as config from "./index.js";
+
+export const loadConfig: typeof config.loadConfig = async (path) => (await import("./load.js")).loadConfig(path);
+
+export const loadSamplingScheme: typeof config.loadSamplingScheme = async (path) =>
+  (await import("./load.js")).loadSamplingScheme(path);
+
+// Those that answer at once must load at once too, which works in the compiled package only: inside lib/, import them.
+const loaded = (): typeof config => require("./index.js");
+
+export const parseConfig: typeof config.parseConfig = (...args) => loaded().parseConfig(...args);
+export const parseLossParams: typeof config.parseLossParams = (...args) => loaded().parseLossParams(...args);
+export const parseStoredConfig: typeof config.parseStoredConfig = (...args) => loaded().parseStoredConfig(...args);
+export const parseTransformerParams: typeof config.parseTransformerParams = (...args) =>
+  loaded().parseTransformerParams(...args);
+export const parseVaeParams: typeof config.parseVaeParams = (...args) => loaded().parseVaeParams(...args);
