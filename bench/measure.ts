@@ -10,6 +10,7 @@ export interface Measurement {
   /** The median of peer / ours, round by round. */
   ratio: number | null;
   flops: number;
+  least_bytes: number;
   parameters: number;
   peak_bytes: number;
   peer_peak_bytes: number | null;
@@ -73,13 +74,19 @@ export async function measure(setup: Setup, commands: Commands, options: RoundOp
     const steps = String(Math.min(MAX_STEPS, Math.max(1, Math.round(1 / first.seconds))));
     const resident = commands.peer === null || roomForPeer(setup, first);
     if (!resident) await ours.stop();
-    let peer = commands.peer && (await start(commands.peer));
-    const variant = peer?.first.variant;
-    const others = peer?.first.others ?? null;
-    if (!resident) await peer?.stop();
+    let peer: StepWorker | null = null;
+    let chosen: Reply | null = null;
+    if (commands.peer) {
+      const trial = await start(commands.peer);
+      chosen = trial.first;
+      await trial.stop();
+      // Anew, as a process that never knew the other variants: its memory is that of this one alone.
+      if (resident) peer = await start(commands.peer, chosen.variant);
+    }
+    const variant = chosen?.variant;
 
     const times: { ours: number; peer: number | null }[] = [];
-    let last = { ours: first, peer: peer?.first };
+    let last: { ours: Reply; peer?: Reply } = { ours: first };
     for (let round = 0; round < rounds && (round === 0 || performance.now() < deadline); round++) {
       if (!resident) ours = await start(commands.ours);
       const mine = await ours.ask(steps);
@@ -97,6 +104,7 @@ export async function measure(setup: Setup, commands: Commands, options: RoundOp
       peer_s: peers.length ? median(peers) : null,
       ratio: ratios.length ? median(ratios) : null,
       flops: first.flops ?? 0,
+      least_bytes: first.least_bytes ?? 0,
       parameters: first.parameters ?? 0,
       peak_bytes: last.ours.peak_bytes ?? 0,
       peer_peak_bytes: last.peer?.peak_bytes ?? null,
@@ -105,8 +113,8 @@ export async function measure(setup: Setup, commands: Commands, options: RoundOp
       resident,
       about: first.about ?? {},
       peer_about:
-        peer && `PyTorch ${peer.first.about?.version}, ${peer.first.about?.threads} threads, ${variant?.join(", ")}`,
-      peer_others: others,
+        chosen && `PyTorch ${chosen.about?.version}, ${chosen.about?.threads} threads, ${variant?.join(", ")}`,
+      peer_others: chosen?.others ?? null,
     };
   } finally {
     for (const worker of workers) await worker.stop();

@@ -2,6 +2,7 @@
 import type { VaeConfig, VaeLossConfig } from "../lib/config/index.js";
 import type { TransformerOptions } from "../lib/models/transformer/index.js";
 import type { DecoderConfig } from "../lib/models/video-vae/decoder.js";
+import type { EncoderConfig } from "../lib/models/video-vae/encoder.js";
 
 export type BenchDtype = "f32" | "bf16";
 
@@ -31,6 +32,13 @@ export interface FlowSetup extends Common {
   };
 }
 
+/** A video to the posterior's moments, without gradients. */
+export interface EncodeSetup extends Common {
+  name: "vae-encode";
+  /** shape: a clip's (F, H, W, C). */
+  config: { encoder: EncoderConfig; shape: readonly number[] };
+}
+
 /** Latents to a video, without gradients. */
 export interface DecodeSetup extends Common {
   name: "vae-decode";
@@ -38,7 +46,19 @@ export interface DecodeSetup extends Common {
   config: { decoder: DecoderConfig; shape: readonly number[] };
 }
 
-export type Setup = VaeSetup | FlowSetup | DecodeSetup;
+/** Clips from noise: Euler steps of the transformer, then the decoder. */
+export interface SampleSetup extends Common {
+  name: "sample";
+  /** The flow's fields, and the sampler's: of `steps` the last `initial_timestep` are the decoder's; guidance 1 is none. */
+  config: FlowSetup["config"] & {
+    decoder: DecoderConfig | null;
+    steps: number;
+    initial_timestep: number;
+    guidance: number;
+  };
+}
+
+export type Setup = VaeSetup | FlowSetup | EncodeSetup | DecodeSetup | SampleSetup;
 
 export interface Reply {
   /** Of one step, on average. */
@@ -49,10 +69,12 @@ export interface Reply {
   peak_bytes?: number;
   /** The rest is said once, or by our worker alone. */
   flops?: number;
+  /** What a step must read and write at least, beyond what it computes on: parameters, and the state of Adam. */
+  least_bytes?: number;
   parameters?: number;
   variant?: string[];
   /** What became of the peer's other variants: seconds, or why there are none. */
   others?: Record<string, number | string>;
   about?: Record<string, string | number>;
-  profile?: { op: string; seconds: number; calls: number }[];
+  profile?: { op: string; seconds: number; calls: number; flops?: number }[];
 }

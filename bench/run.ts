@@ -2,6 +2,9 @@
 import { join } from "node:path";
 import { Command, Option } from "commander";
 import { device as openDevice } from "../lib/tensor/index.js";
+import { type Ceilings, floorSeconds } from "./floor.js";
+import { casesFor, scalesOf } from "./kernels/cases.js";
+import { measureCeilings } from "./kernels/measure.js";
 import { availableMemory, describeLoad, describeMachine } from "./machine.js";
 import { type Commands, type Measurement, measure, profile, type RoundOptions } from "./measure.js";
 import { deviceName, list, numbers, oneOf, positive, seconds } from "./options.js";
@@ -19,6 +22,7 @@ interface Options {
   budget?: number;
   peer: PeerChoice;
   config: string[];
+  floor: boolean;
   json: boolean;
   profile: boolean;
 }
@@ -34,6 +38,7 @@ function options(): Options {
     .option("--budget <s>", "start no repetition after that many seconds", seconds)
     .addOption(new Option("--peer <name>", "default: torch where it can be imported").choices(["torch", "none"]))
     .option("--config <files>", "other models: a VAE's file, a transformer's, or a quickstart", list, [])
+    .option("--no-floor", "measure neither the machine's ceilings nor what part of them a step reaches")
     .option("--profile", "one step of ours by kernel, no peer", false)
     .option("--json", "a line of JSON for each measurement", false)
     .parse()
@@ -52,23 +57,40 @@ function predictedBytes(setup: Setup, before: { setup: Setup; result: Measuremen
   return took + activations * (setup.batch / before.setup.batch - 1);
 }
 
+const CEILING_TIMES = { rounds: 5, seconds: 0.1 };
+
 const gib = (bytes: number | null) => (bytes === null ? "" : (bytes / 2 ** 30).toFixed(2));
-const HEAD = ["name", "dtype", "batch", "ours_s", "peer_s", "ratio", "GFLOP/s", "peak GiB", "RSS GiB", "peer RSS GiB"];
+const HEAD = [
+  ...["name", "dtype", "batch", "ours_s", "peer_s", "ratio", "GFLOP/s", "floor %"],
+  ...["peak GiB", "RSS GiB", "peer RSS"],
+];
 const row = (cells: readonly unknown[]) =>
   cells
     .map((cell, i) => String(cell).padStart(i ? 9 : 12))
     .join(" ")
     .trimEnd();
 
-function table({ name, dtype, batch }: Setup, m: Measurement): string {
+interface Floor {
+  floor_s: number | null;
+  floor_fraction: number | null;
+}
+
+function floorOf({ dtype }: Setup, { ours_s, flops, least_bytes }: Measurement, ceilings: Ceilings | null): Floor {
+  const floor_s = ceilings && floorSeconds(flops, least_bytes, dtype, ceilings);
+  return { floor_s, floor_fraction: floor_s && floor_s / ours_s };
+}
+
+function table({ name, dtype, batch }: Setup, m: Measurement, { floor_fraction }: Floor): string {
   const seconds = (s: number | null) => (s === null ? "" : s.toPrecision(4));
   const memory = [gib(m.peak_bytes), gib(m.rss_bytes), gib(m.peer_rss_bytes)];
   const speed = (m.flops / m.ours_s / 1e9).toFixed(1);
-  return row([name, dtype, batch, seconds(m.ours_s), seconds(m.peer_s), m.ratio?.toFixed(2) ?? "", speed, ...memory]);
+  const share = floor_fraction === null ? "" : (100 * floor_fraction).toFixed(1);
+  const ratio = m.ratio?.toFixed(2) ?? "";
+  return row([name, dtype, batch, seconds(m.ours_s), seconds(m.peer_s), ratio, speed, share, ...memory]);
 }
 
 /** A line of --json. Where something failed the other numbers are null, but for those of the side that worked. */
-export interface StepLine {
+export interface StepLine extends Floor {
   kind: "step";
   name: string;
   dtype: BenchDtype;
@@ -87,10 +109,12 @@ export interface StepLine {
   peer_error: string | null;
 }
 
-function line({ name, dtype, batch }: Setup, { result, error, peerError }: Outcome): StepLine {
+function line(setup: Setup, { result, error, peerError }: Outcome, ceilings: Ceilings | null): StepLine {
+  const { name, dtype, batch } = setup;
   return {
     kind: "step",
     ...{ name, dtype, batch },
+    ...(result ? floorOf(setup, result, ceilings) : { floor_s: null, floor_fraction: null }),
     ours_s: result?.ours_s ?? null,
     peer_s: result?.peer_s ?? null,
     ratio: result?.ratio ?? null,
@@ -130,11 +154,25 @@ async function printProfile(setup: Setup, commands: Commands): Promise<void> {
   const memory = `peak ${gib(peak_bytes ?? 0)} GiB, RSS ${gib(rss_bytes)} GiB`;
   console.log(`${setup.name} ${setup.dtype} batch ${setup.batch}: ${(flops / 1e9).toFixed(1)} GFLOP, ${memory}`);
   console.log(`  ${seconds.toFixed(3)} s, ${total.toFixed(3)} s of it in kernels`);
-  for (const { op, seconds, calls } of ops) {
+  for (const { op, seconds, calls, flops } of ops) {
     if (seconds < 0.002 * total) break;
     const share = ((100 * seconds) / total).toFixed(1).padStart(5);
-    console.log(`  ${op.padEnd(28)} ${share} %  ${String(calls).padStart(5)} calls`);
+    const rate = flops ? `  ${(flops / seconds / 1e9).toFixed(0).padStart(5)} GFLOP/s` : "";
+    console.log(`  ${op.padEnd(28)} ${seconds.toFixed(4)} s  ${share} %  ${String(calls).padStart(5)} calls${rate}`);
   }
+}
+
+/** Bandwidth counts in every dtype. */
+function ceilingsFor(device: string, dtypes: readonly BenchDtype[], commands: Commands): Promise<Ceilings> {
+  const { ceilings } = casesFor(scalesOf(device, false));
+  const wanted = ceilings.filter(({ flops, dtype }) => flops === 0 || dtypes.includes(dtype));
+  return measureCeilings(commands, { device, ...CEILING_TIMES }, wanted).then((found) => found.ceilings);
+}
+
+function describeCeilings({ bandwidth, flops }: Ceilings): string {
+  const giga = (rate: number | null | undefined) => (rate ? (rate / 1e9).toFixed(1) : "unknown");
+  const rates = Object.entries(flops).map(([dtype, rate]) => `${giga(rate)} GFLOP/s ${dtype}`);
+  return `ceilings: ${[...rates, `${giga(bandwidth)} GB/s`].join(", ")}`;
 }
 
 function suiteOf(device: string): SuiteName {
@@ -153,12 +191,21 @@ async function main(): Promise<void> {
     chosen.profile ? "none" : chosen.peer,
     device.startsWith("cuda"),
   );
-  const ours = [process.execPath, ...process.execArgv, join(__dirname, "steps.ts")];
+  const own = (script: string) => [process.execPath, ...process.execArgv, join(__dirname, script)];
+  const ours = own("steps.ts");
   say(`${describeMachine()}, ${describeLoad()}`);
   say(note);
+  const all = await setups({ ...chosen, suite, device });
+  let ceilings: Ceilings | null = null;
+  if (chosen.floor && !chosen.profile) {
+    const labPeer = peer && [peer[0], join(__dirname, "peers/kernels.py")];
+    ceilings = await ceilingsFor(device, chosen.dtype, { ours: own("kernels/worker.ts"), peer: labPeer });
+    if (chosen.json) console.log(JSON.stringify({ kind: "ceilings", ...ceilings }));
+    else console.log(describeCeilings(ceilings));
+  }
   if (!chosen.json && !chosen.profile) console.log(row(HEAD));
   let before: { setup: Setup; result: Measurement } | undefined;
-  for (const setup of await setups({ ...chosen, suite, device })) {
+  for (const setup of all) {
     const title = `${setup.name} ${setup.dtype} batch ${setup.batch}`;
     if (chosen.profile) {
       await printProfile(setup, { ours, peer: null });
@@ -176,8 +223,8 @@ async function main(): Promise<void> {
     const outcome = await attempt(setup, { ours, peer }, { rounds: chosen.rounds, deadline });
     const { result, error, peerError } = outcome;
     if (!before && result) say(`ltx-native: ${JSON.stringify(result.about)}`);
-    if (chosen.json) console.log(JSON.stringify(line(setup, outcome)));
-    else if (result) console.log(table(setup, result));
+    if (chosen.json) console.log(JSON.stringify(line(setup, outcome, ceilings)));
+    else if (result) console.log(table(setup, result, floorOf(setup, result, ceilings)));
     if (error || peerError) {
       say(`  ${title}: ${error ?? peerError}`);
       process.exitCode = 1;

@@ -1,21 +1,31 @@
 /** The models that bench/run.ts measures, and at which sizes. */
 import { join } from "node:path";
-import { type FlowRunConfig, loadConfig, type VaeRunConfig } from "../lib/config/index.js";
+import { type FlowRunConfig, loadConfig, type VaeConfig, type VaeRunConfig, vaeFactors } from "../lib/config/index.js";
 import type { TransformerOptions } from "../lib/models/transformer/index.js";
 import type { DecoderConfig } from "../lib/models/video-vae/decoder.js";
+import type { EncoderConfig } from "../lib/models/video-vae/encoder.js";
 import { packageRoot } from "../lib/native.js";
-import type { BenchDtype, DecodeSetup, FlowSetup, Setup, VaeSetup } from "./protocol.js";
+import type { BenchDtype, DecodeSetup, EncodeSetup, FlowSetup, SampleSetup, Setup, VaeSetup } from "./protocol.js";
 
 export type SuiteName = "cpu" | "gpu" | "tiny";
 type StepName = Setup["name"];
 
 /** Batch sizes. `tiny` only shows that everything works. */
 export const SUITES: Record<SuiteName, Partial<Record<StepName, readonly number[]>>> = {
-  cpu: { "vae-step": [1, 4, 32], "flow-step": [1, 32] },
+  cpu: { "vae-step": [1, 4], "vae-encode": [1, 4], "vae-decode": [1, 4], "flow-step": [32, 128], sample: [8] },
   gpu: { "vae-step": [8], "flow-step": [128], "ltx-forward": [1], "vae-decode": [1] },
-  tiny: { "vae-step": [2], "flow-step": [4], "ltx-forward": [1], "vae-decode": [1] },
+  tiny: {
+    "vae-step": [2],
+    "vae-encode": [2],
+    "vae-decode": [1],
+    "flow-step": [4],
+    sample: [2],
+    "ltx-forward": [1],
+  },
 };
-export const STEP_NAMES: readonly StepName[] = ["vae-step", "flow-step", "ltx-forward", "vae-decode"];
+export const STEP_NAMES: readonly StepName[] = [
+  ...(["vae-step", "vae-encode", "vae-decode", "flow-step", "sample", "ltx-forward"] as const),
+];
 
 const example = ["autoencoder.yaml", "ltx_video.yaml"].map((file) => join(packageRoot, "configs/moving_mnist", file));
 const CONFIGS: Record<SuiteName, readonly string[]> = {
@@ -26,6 +36,8 @@ const CONFIGS: Record<SuiteName, readonly string[]> = {
 
 /** Of the text tokens; the rest is padding, as short prompts have it. */
 const WORDS = 5;
+/** Of a clip's way from noise to data. */
+const SAMPLE_STEPS = 30;
 
 /** The transformer of LTX-Video 2B: 28 layers, 32 heads of 64 channels. */
 const LTX_2B: TransformerOptions = {
@@ -76,11 +88,53 @@ function vaeSetup({ vae, loss, data }: VaeRunConfig): Unsized<VaeSetup> {
   return { name: "vae-step", config: { vae, loss: { ...loss, adversarial_weight: 0, perceptual_weight: 0 }, shape } };
 }
 
+const shared = ({ norm_layer, norm_num_groups, patch_size, spatial_padding_mode }: VaeConfig) => ({
+  ...{ norm_layer, norm_num_groups, patch_size, spatial_padding_mode },
+});
+
+const encoderOf = (vae: VaeConfig): EncoderConfig => ({
+  ...shared(vae),
+  in_channels: vae.in_channels,
+  out_channels: vae.latent_channels,
+  blocks: vae.encoder_blocks,
+  base_channels: vae.encoder_base_channels ?? vae.base_channels,
+  latent_log_var: vae.latent_log_var,
+});
+
+const decoderOf = (vae: VaeConfig): DecoderConfig => ({
+  ...shared(vae),
+  in_channels: vae.latent_channels,
+  out_channels: vae.out_channels,
+  blocks: vae.decoder_blocks,
+  base_channels: vae.decoder_base_channels ?? vae.base_channels,
+  causal: vae.causal_decoder,
+  timestep_conditioning: vae.timestep_conditioning,
+});
+
+function encodeSetup({ vae, data }: VaeRunConfig): Unsized<EncodeSetup> {
+  const shape = [data.frames, data.height, data.width, data.num_channels];
+  return { name: "vae-encode", config: { encoder: encoderOf(vae), shape } };
+}
+
+function decodeSetup({ vae, data }: VaeRunConfig): Unsized<DecodeSetup> {
+  const grid = vaeFactors(vae).latentShape(data.frames, data.height, data.width);
+  return { name: "vae-decode", config: { decoder: decoderOf(vae), shape: [...grid, vae.latent_channels] } };
+}
+
 function flowSetup({ transformer, text_encoder }: FlowRunConfig): Unsized<FlowSetup> {
   const { input_number_of_frames: frames, input_spatial_size: size, input_channels: channels } = transformer;
   const shape = [frames, ...(Array.isArray(size) ? size : [size, size]), channels];
   const text = [text_encoder.max_length, transformer.caption_channels ?? transformer.cross_attention_dim] as const;
   return { name: "flow-step", config: { transformer, shape, text, words: WORDS } };
+}
+
+function sampleSetup(run: FlowRunConfig): Unsized<SampleSetup> {
+  const { guidance, initial_timestep } = run.sampling;
+  const decoder = run.latent_encoder && decoderOf(run.latent_encoder);
+  return {
+    name: "sample",
+    config: { ...flowSetup(run).config, decoder, steps: SAMPLE_STEPS, initial_timestep, guidance },
+  };
 }
 
 function ltxForward(tiny: boolean): Unsized<FlowSetup> {
@@ -92,7 +146,7 @@ function ltxForward(tiny: boolean): Unsized<FlowSetup> {
   return { name: "ltx-forward", config: { transformer, shape, text, words: WORDS } };
 }
 
-function vaeDecode(tiny: boolean): Unsized<DecodeSetup> {
+function officialDecode(tiny: boolean): Unsized<DecodeSetup> {
   const decoder = tiny
     ? { ...OFFICIAL_DECODER, in_channels: 16, base_channels: 8, blocks: [res(1), up, res(1)] }
     : OFFICIAL_DECODER;
@@ -112,12 +166,28 @@ export interface Choice {
 /** The measurements of a suite: dtype by dtype, batches from small to large. */
 export async function setups({ suite, device, only, dtype, batch, config }: Choice): Promise<Setup[]> {
   const models: Unsized<Setup>[] = [];
+  /** On a GPU `vae-decode` is the official decoder. */
+  const official = config.length === 0 && suite !== "cpu";
   for (const file of config.length ? config : CONFIGS[suite]) {
     const run = await loadConfig(file);
-    if (run.kind !== "flow") models.push(vaeSetup(run.kind === "quickstart" ? run.vae : run));
-    if (run.kind !== "vae") models.push(flowSetup(run.kind === "quickstart" ? run.flow : run));
+    if (run.kind !== "flow") {
+      const vae = run.kind === "quickstart" ? run.vae : run;
+      models.push(vaeSetup(vae), encodeSetup(vae));
+      if (!official) models.push(decodeSetup(vae));
+    }
+    if (run.kind !== "vae") {
+      const flow = run.kind === "quickstart" ? run.flow : run;
+      models.push(flowSetup(flow), sampleSetup(flow));
+    }
   }
-  if (config.length === 0) models.push(ltxForward(suite === "tiny"), vaeDecode(suite === "tiny"));
+  if (official) models.push(ltxForward(suite === "tiny"), officialDecode(suite === "tiny"));
+  const found = models.map(({ name }) => name);
+  for (const name of only) {
+    if (!found.some((known) => known === name))
+      throw new Error(
+        `${name} is no part of what was chosen: ${[...new Set(found)].join(", ")} (see --suite, --config)`,
+      );
+  }
   return dtype.flatMap((type) =>
     models.flatMap((model) => {
       const own = SUITES[suite][model.name];

@@ -5,7 +5,8 @@
  */
 import { createInterface } from "node:readline";
 import { device as openDevice } from "../lib/tensor/index.js";
-import { countFlops } from "./flops.js";
+import { leastBytes, TRAINING_PASSES } from "./floor.js";
+import { countFlops, opFlops, totalFlops } from "./flops.js";
 import type { Reply, Setup } from "./protocol.js";
 import { createTask } from "./tasks.js";
 
@@ -18,8 +19,8 @@ async function main(): Promise<void> {
   /** Steps are queued one behind the other; only the last one's result is looked at. */
   const timed = async (steps: number) => {
     const begun = performance.now();
-    for (let i = 1; i < steps; i++) task.step().dispose();
-    const result = task.step();
+    for (let i = 1; i < steps; i++) (await task.step()).dispose();
+    const result = await task.step();
     await device.synchronize();
     const seconds = (performance.now() - begun) / 1000 / steps;
     const loss = task.trains ? await result.item() : undefined;
@@ -31,12 +32,14 @@ async function main(): Promise<void> {
     process.stdout.write(`${JSON.stringify({ ...values, peak_bytes: device.memory().peak, rss_bytes })}\n`);
   };
 
-  const flops = (task.trains ? 3 : 1) * (await countFlops(() => timed(1)));
+  const counted = await countFlops(async () => (await task.forward()).dispose());
+  const flops = (task.trains ? TRAINING_PASSES : 1) * totalFlops(counted);
   await timed(1);
   device.resetPeak();
   const parameters = task.parameters.reduce((n, p) => n + p.size, 0);
   const about = { device: device.name, ...device.describe() };
-  reply({ ...(await timed(1)), flops, parameters, about });
+  const least_bytes = leastBytes(parameters, task.trains, setup.dtype);
+  reply({ ...(await timed(1)), flops, least_bytes, parameters, about });
   for await (const line of lines) {
     if (line !== "profile") {
       reply(await timed(Number(line)));
@@ -44,7 +47,7 @@ async function main(): Promise<void> {
     }
     device.startProfile();
     const times = await timed(1);
-    reply({ ...times, profile: device.stopProfile() });
+    reply({ ...times, profile: device.stopProfile().map((op) => ({ ...op, flops: opFlops(op.op, counted) })) });
   }
 }
 

@@ -4,8 +4,8 @@ import { affine, normal, uniform } from "../../lib/ops/index.js";
 import { type Device, empty, launch, type Operand, type Shape, scope, Tensor } from "../../lib/tensor/index.js";
 import type { BenchDtype } from "../protocol.js";
 
-/** What a problem is for: the emulator and quick checks, any machine, or a GPU alone. */
-export type Scale = "tiny" | "small" | "large";
+/** What a problem is for: the emulator and quick checks, any machine, a CPU alone, or a GPU alone. */
+export type Scale = "tiny" | "small" | "cpu" | "large";
 
 /** Named extents and options of a problem, 0 or 1 for no or yes. The peer reads them too. */
 export type Sizes = Readonly<Record<string, number>>;

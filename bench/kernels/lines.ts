@@ -1,13 +1,8 @@
 /** The lines that the lab reports. */
+import type { Ceilings } from "../floor.js";
 import type { BenchDtype } from "../protocol.js";
 import type { KernelCase } from "./case.js";
 import type { LabReply } from "./protocol.js";
-
-/** The most that was reached on this machine, by us or by the peer: bytes and floating-point operations a second. */
-export interface Ceilings {
-  bandwidth: number | null;
-  flops: Partial<Record<BenchDtype, number>>;
-}
 
 export interface KernelLine {
   kind: "kernel";
@@ -60,6 +55,7 @@ export function lineOf(
   };
 }
 
+/** The best of all lines: of those with operations their rate, of the others the bandwidth. */
 export function ceilingsOf(lines: readonly KernelLine[]): Ceilings {
   const best = (wanted: (line: KernelLine) => boolean, work: (line: KernelLine) => number | null) => {
     const rates = lines.filter(wanted).flatMap((line) => {
@@ -72,18 +68,16 @@ export function ceilingsOf(lines: readonly KernelLine[]): Ceilings {
   const flops: Ceilings["flops"] = {};
   for (const dtype of ["f32", "bf16"] as const) {
     const found = best(
-      (line) => line.op === "matmul" && line.dtype === dtype,
+      (line) => line.flops > 0 && line.dtype === dtype,
       (line) => line.flops,
     );
     if (found !== null) flops[dtype] = found;
   }
-  return {
-    bandwidth: best(
-      (line) => line.op === "copy",
-      (line) => line.bytes,
-    ),
-    flops,
-  };
+  const bandwidth = best(
+    (line) => line.flops === 0,
+    (line) => line.bytes,
+  );
+  return { bandwidth, flops };
 }
 
 /** null where a ceiling that it needs was not measured. */

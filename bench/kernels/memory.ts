@@ -15,15 +15,24 @@ const counts = (tiny: number, small: number, large: number): Problem<Count>[] =>
       ["small", small],
       ["large", large],
     ] as const
-  ).map(([scale, count]) => ({ scale, name: count.toLocaleString("en").replaceAll(",", " "), sizes: { count } }));
+  ).map(([scale, count]) => ({ scale, name: inWords(count), sizes: { count } }));
+const inWords = (count: number) => count.toLocaleString("en").replaceAll(",", " ");
 const MIB = 2 ** 20;
 const buffers = counts(4096, 32 * MIB, 256 * MIB);
+const withCpu = (problems: readonly Problem<Count>[], count: number): Problem<Count>[] => {
+  return [...problems, { scale: "cpu", name: inWords(count), sizes: { count } }];
+};
 const onlyF32 = <P extends Problem<Count>>(problems: readonly P[]) =>
   problems.map((problem) => ({ ...problem, dtypes: ["f32"] as const }));
 
 /** The bandwidth that all others are measured against. */
-export const copyCases = define("copy", buffers, noFlops, (bench, { count }) =>
+export const copyCases = define("copy", withCpu(buffers, 128 * MIB), noFlops, (bench, { count }) =>
   bench.kernel("cast", [bench.input([count]), bench.output([count])], [1, 0]),
+);
+
+/** As above, for reads and writes in the ratio of most kernels. Three tensors of 1 GiB where it counts. */
+export const triadCases = define("triad", onlyF32(withCpu(buffers, 256 * MIB)), noFlops, (bench, { count }) =>
+  bench.kernel("axpby", [bench.input([count]), bench.input([count]), bench.output([count])], [1, 2]),
 );
 
 /** What it costs to queue a kernel that does nothing: the floor of everything else. */

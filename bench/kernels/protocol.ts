@@ -1,4 +1,4 @@
-/** What bench/kernels/run.ts and its workers (worker.ts, ../peers/gpu_kernels.py) say to each other, a line of JSON each. */
+/** What bench/kernels/run.ts and its workers (worker.ts, ../peers/kernels.py) say to each other, a line of JSON each. */
 import type { TimingOptions } from "./timing.js";
 
 /** The first line: where and how to measure. It is answered by what the worker is. Then each line is a CaseSpec. */

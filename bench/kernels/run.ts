@@ -6,10 +6,10 @@ import { describeLoad, describeMachine } from "../machine.js";
 import { deviceName, oneOf, positive, seconds } from "../options.js";
 import { findPeer, type PeerChoice } from "../peers.js";
 import type { BenchDtype } from "../protocol.js";
-import type { CaseSpec, KernelCase } from "./case.js";
+import type { CaseSpec } from "./case.js";
 import { casesFor, opNames, scalesOf } from "./cases.js";
-import { Lab } from "./lab.js";
-import { type Ceilings, ceilingsOf, type KernelLine, lineOf } from "./lines.js";
+import type { KernelLine } from "./lines.js";
+import { Labs, measureCeilings } from "./measure.js";
 import { HEAD, tableRow } from "./table.js";
 
 interface Options {
@@ -23,9 +23,6 @@ interface Options {
   quick: boolean;
   json: boolean;
 }
-
-/** Longest wait for one case: compilation by the peer is part of it. */
-const CASE_SECONDS = 60;
 
 function options(): Options {
   return new Command("bench:kernels")
@@ -46,11 +43,10 @@ async function main(): Promise<void> {
   const chosen = options();
   const begun = performance.now();
   const { name: device } = openDevice(chosen.device);
-  const peer = findPeer("gpu_kernels.py", chosen.peer, device.startsWith("cuda"));
+  const peer = findPeer("kernels.py", chosen.peer, device.startsWith("cuda"));
   const { rounds = chosen.quick ? 3 : 5, seconds = chosen.quick ? 0.02 : 0.1 } = chosen;
   const setup = { device, rounds, seconds };
-  const ours = new Lab("ltx-native", ownCommand(), setup, CASE_SECONDS);
-  const theirs = peer.command && new Lab("PyTorch", peer.command, setup, CASE_SECONDS);
+  const commands = { ours: ownCommand(), peer: peer.command };
   const say = chosen.json ? console.error : console.log;
   say(`${describeMachine()}, ${describeLoad()}`);
   say(peer.note);
@@ -58,29 +54,24 @@ async function main(): Promise<void> {
   const wanted = ({ dtype }: CaseSpec) => chosen.dtype.includes(dtype);
   const all = casesFor(scalesOf(device, chosen.quick));
 
-  const measure = async (given: KernelCase, ceilings: Ceilings | null): Promise<KernelLine> => {
-    const mine = await ours.measure(given);
-    return lineOf(given, mine, (await theirs?.measure(given)) ?? null, ceilings);
-  };
+  const { lines, ceilings, about } = await measureCeilings(commands, setup, all.ceilings.filter(wanted));
+  if (chosen.json) {
+    console.log(JSON.stringify({ kind: "about", device, ours: about.ours, peer: about.peer ?? peer.note }));
+    console.log(JSON.stringify({ kind: "ceilings", ...ceilings }));
+  } else console.log(`${JSON.stringify(about.ours)}\n${HEAD}`);
+  for (const line of lines) print(line);
+  const labs = new Labs(commands, setup);
   try {
-    const lines: KernelLine[] = [];
-    for (const given of all.ceilings.filter(wanted)) lines.push(await measure(given, null));
-    const ceilings = ceilingsOf(lines);
-    const about = { kind: "about", device, ours: ours.about, peer: theirs?.about ?? peer.note };
-    if (chosen.json) console.log(JSON.stringify(about));
-    else console.log(`${JSON.stringify(ours.about)}\n${HEAD}`);
-    if (chosen.json) console.log(JSON.stringify({ kind: "ceilings", ...ceilings }));
-    for (const line of lines) print(line);
     const cases = all.cases.filter(({ op }) => chosen.only.length === 0 || chosen.only.includes(op)).filter(wanted);
     for (const [i, given] of cases.entries()) {
       if (chosen.budget && performance.now() - begun > 1000 * chosen.budget) {
         say(`out of time: ${cases.length - i} of ${cases.length} cases are left out, from ${given.id} on`);
         break;
       }
-      print(await measure(given, ceilings));
+      print(await labs.measure(given, ceilings));
     }
   } finally {
-    await Promise.all([ours.stop(), theirs?.stop()]);
+    await labs.stop();
   }
   say(describeLoad());
 }

@@ -18,6 +18,8 @@ import vae
 
 # Compilation of a whole model's blocks may take this long; then the eager step is what counts.
 COMPILE_SECONDS = 100
+# The model's time at the beginning of sampling.
+MIN_TIME = 0.001
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
 
 
@@ -110,22 +112,51 @@ class LtxForward(Inference):
         return self.model(self.input, self.t, self.text, self.mask)
 
 
-class VaeDecode(Inference):
+def check_coder(config):
+    if config["norm_layer"] != "pixel_norm" or config.get("spatial_padding_mode", "zeros") != "zeros":
+        raise ValueError("this peer knows norm_layer pixel_norm with spatial_padding_mode zeros")
+
+
+def decoder_of(config):
+    check_coder(config)
+    return vae.Decoder(
+        config["in_channels"],
+        config["out_channels"],
+        config["blocks"],
+        config["base_channels"],
+        config["patch_size"],
+        config["causal"],
+        config["timestep_conditioning"],
+    ).eval()
+
+
+class VaeEncode(Inference):
     layouts = ("contiguous", "channels_last_3d")
 
     def __init__(self, setup):
-        config, batch = setup["config"]["decoder"], setup["batch"]
-        if config["norm_layer"] != "pixel_norm" or config.get("spatial_padding_mode", "zeros") != "zeros":
-            raise ValueError("this peer knows norm_layer pixel_norm with spatial_padding_mode zeros")
-        self.model = vae.Decoder(
+        config = setup["config"]["encoder"]
+        check_coder(config)
+        self.model = vae.Encoder(
             config["in_channels"],
             config["out_channels"],
             config["blocks"],
             config["base_channels"],
             config["patch_size"],
-            config["causal"],
-            config["timestep_conditioning"],
+            config["latent_log_var"],
         ).eval()
+        video = torch.rand(setup["batch"], *setup["config"]["shape"], dtype=torch.float32)
+        self.input = video.movedim(-1, 1).contiguous()
+
+    def forward(self):
+        return self.model((self.input * 2 - 1).to(torch.get_default_dtype())).float()
+
+
+class VaeDecode(Inference):
+    layouts = ("contiguous", "channels_last_3d")
+
+    def __init__(self, setup):
+        config, batch = setup["config"]["decoder"], setup["batch"]
+        self.model = decoder_of(config)
         self.input = torch.randn(batch, *setup["config"]["shape"]).movedim(-1, 1).contiguous()
         self.t = 0.05 * torch.rand(batch, dtype=torch.float32) if config["timestep_conditioning"] else None
 
@@ -133,7 +164,55 @@ class VaeDecode(Inference):
         return self.model(self.input, self.t).float()
 
 
-TASKS = {"vae-step": VaeStep, "flow-step": FlowStep, "ltx-forward": LtxForward, "vae-decode": VaeDecode}
+class Sample(Inference):
+    """Euler steps from noise, each told the time k / steps, from 0.001 up; then the decoder, told what noise is left."""
+
+    layouts = ("contiguous", "channels_last_3d")
+
+    def __init__(self, setup):
+        config, self.batch = setup["config"], setup["batch"]
+        self.steps, self.skipped, self.guidance = config["steps"], config["initial_timestep"], config["guidance"]
+        self.dtype = torch.get_default_dtype()
+        self.flow = transformer.LtxVideoTransformer(config["transformer"]).eval()
+        self.decoder = decoder_of(config["decoder"]) if config["decoder"] else None
+        self.model = torch.nn.ModuleList([self.flow, self.decoder] if self.decoder else [self.flow])
+        self.conditioned = self.decoder is not None and config["decoder"]["timestep_conditioning"]
+        self.input, _, _ = flow_inputs(setup)
+        both = setup | {"batch": (1 if self.guidance == 1 else 2) * self.batch}
+        _, text, self.mask = flow_inputs(both)
+        self.text = text.to(self.dtype)
+
+    def velocity(self, x, time):
+        x = x.to(self.dtype)
+        if self.guidance != 1:
+            x = torch.cat([x, x])
+        t = torch.full((x.shape[0],), time, dtype=torch.float32, device=x.device)
+        v = self.flow(x, t, self.text, self.mask)
+        if self.guidance == 1:
+            return v
+        prompted, empty = v.chunk(2)
+        return empty + self.guidance * (prompted - empty)
+
+    def forward(self):
+        x, done = self.input, self.steps - self.skipped
+        for k in range(done):
+            x = x + self.velocity(x, k / self.steps * (1 - MIN_TIME) + MIN_TIME) / self.steps
+        time = done / self.steps
+        x = x / time
+        if self.decoder is None:
+            return x
+        noise = torch.full((self.batch,), (1 - time) / time, dtype=torch.float32, device=x.device)
+        return self.decoder(x.to(self.dtype), noise if self.conditioned else None).float()
+
+
+TASKS = {
+    "vae-step": VaeStep,
+    "vae-encode": VaeEncode,
+    "vae-decode": VaeDecode,
+    "flow-step": FlowStep,
+    "sample": Sample,
+    "ltx-forward": LtxForward,
+}
 
 
 def create(setup):
@@ -221,10 +300,9 @@ class Worker:
             if seconds < best:
                 best, adam = seconds, other
         mode = "eager"
-        if self.cuda:
-            compiled = self.compiled_cost(layout, adam)
-            if compiled is not None and compiled < best:
-                mode = "compile"
+        compiled = self.compiled_cost(layout, adam)
+        if compiled is not None and compiled < best:
+            mode = "compile"
         self.use(layout, adam, mode)
         self.timed(1)
         return layout, adam, mode

@@ -1,7 +1,8 @@
 /** The parts of a report: what each runs in a process of its own, and what it makes of the lines. */
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import type { Ceilings, KernelLine } from "../kernels/lines.js";
+import type { Ceilings } from "../floor.js";
+import type { KernelLine } from "../kernels/lines.js";
 import type { StepLine } from "../run.js";
 import type { PartName, Report, TestSummary } from "./report.js";
 
@@ -120,7 +121,18 @@ function steps({ report, device, limitSeconds, peer }: PartOptions): PartRun {
   return {
     command: [
       ...typescript("bench/run.ts"),
-      ...["--device", device, "--json", "--dtype", "bf16,f32", "--rounds", "3", "--budget", String(budget)],
+      ...[
+        "--device",
+        device,
+        "--json",
+        "--no-floor",
+        "--dtype",
+        "bf16,f32",
+        "--rounds",
+        "3",
+        "--budget",
+        String(budget),
+      ],
       ...(onGpu(device) ? [] : ["--suite", "tiny"]),
       ...(peer ? ["--peer", peer] : []),
     ],

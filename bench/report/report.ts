@@ -1,5 +1,6 @@
 /** What report.json holds. */
-import type { Ceilings, KernelLine } from "../kernels/lines.js";
+import type { Ceilings } from "../floor.js";
+import type { KernelLine } from "../kernels/lines.js";
 import type { StepLine } from "../run.js";
 
 export const PART_NAMES = ["tests", "ceilings", "kernels", "steps"] as const;

@@ -101,6 +101,7 @@ describe("the report", () => {
           ...{ kind: "step", name: "vae-step", dtype: "bf16", batch: 8, ours_s: 0.25, peer_s: null, ratio: null },
           ...{ "GFLOP/s": 5e4, peak_bytes: 2 ** 30, peer_peak_bytes: null, rss_bytes: 1, peer_rss_bytes: null },
           ...{ peer: null, peer_others: null, error: null, peer_error: "out of | memory" },
+          ...{ floor_s: null, floor_fraction: null },
         },
       ],
     };

@@ -198,6 +198,11 @@ def launch(c):
     return {"eager": lambda: lambda: y.fill_(0)}
 
 
+def triad(c):
+    a, b, y = c.input(c.count), c.input(c.count), c.input(c.count)
+    return {"eager": lambda: lambda: torch.add(a, b, alpha=2, out=y)}
+
+
 def axpby(c):
     a, b = c.input(c.count), c.input(c.count)
     return ways(c, lambda: 0.5 * a + 2 * b)
@@ -273,7 +278,7 @@ OPS = {
     "matmul": linear,
     "linear_backward_input": linear_backward_input,
     "linear_backward_weight": linear_backward_weight,
-    **{f.__name__: f for f in (copy, launch, axpby, sum_squares, normal, rope, space_to_depth, depth_to_space)},
+    **{f.__name__: f for f in (copy, triad, launch, axpby, sum_squares, normal, rope, space_to_depth, depth_to_space)},
     "channels_last": channels_last,
     "adam": adam,
 }
