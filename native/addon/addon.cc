@@ -139,7 +139,7 @@ Napi::Value reset_peak(const Info& info) {
 
 Napi::Value set_limit(const Info& info) {
   const double bytes = info[1].As<Napi::Number>().DoubleValue();
-  Environment::of(info.Env()).device(integer(info, 0))->allocator().set_limit(static_cast<size_t>(bytes));
+  Environment::of(info.Env()).set_limit(integer(info, 0), static_cast<size_t>(bytes));
   return info.Env().Undefined();
 }
 

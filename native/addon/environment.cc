@@ -24,9 +24,9 @@ std::shared_ptr<Device> shared_device(const std::string& library, int index) {
   return device;
 }
 
-// Gives the blocks that are cached now back to the backend, once nothing that is queued uses them any more.
+// Gives the segments that are empty now back to the backend, once nothing that is queued uses them any more.
 void trim(Device& device, const std::shared_ptr<Client>& client) {
-  const auto blocks = device.allocator().detach_cached();
+  const auto segments = device.allocator().detach_cached();
   std::promise<void> reached;
   Task task;
   task.client = client;
@@ -37,7 +37,7 @@ void trim(Device& device, const std::shared_ptr<Client>& client) {
   };
   device.enqueue(std::move(task));
   reached.get_future().wait();
-  device.allocator().free_blocks(blocks);
+  device.allocator().free_segments(segments);
 }
 
 Napi::Error coded(Napi::Env env, const char* code, const std::string& message) {
@@ -134,6 +134,13 @@ TensorRecord& Environment::tensor(int32_t id) {
     throw coded(env_, "disposed", "tensor " + std::to_string(id) + " is disposed");
   }
   return tensors_[id];
+}
+
+void Environment::set_limit(int index, size_t bytes) {
+  const auto& [device, client] = opened(index);
+  device->allocator().set_limit(bytes);
+  const MemoryStats stats = device->allocator().stats();
+  if (stats.live + stats.cached > bytes) trim(*device, client);
 }
 
 int32_t Environment::insert(TensorRecord record) {

@@ -28,6 +28,8 @@ class Environment {
   // Whether the backend can record: false leaves nothing to end.
   bool begin_step(int device);
   void end_step(int device);
+  // Memory that nothing uses is given back where it exceeds the limit.
+  void set_limit(int device, size_t bytes);
   StepReport step_report(int device) const;
   Napi::Promise read(int32_t id);
   Napi::Promise synchronize(int device);

@@ -1,13 +1,17 @@
 // A caching allocator in stream order: a block that is given back can be handed out at once, because whatever uses it
 // next is queued behind whatever used it last on the device's only stream.
 //
-// Which cached block is handed out depends on the sizes and addresses of those there are, not on the order in which
-// they came back: a step of fixed shapes finds the addresses of the step before, and so can be replayed
-// (step_recorder.h).
+// The backend gives segments. A block is cut from the smallest gap that holds it, and what comes back becomes one gap
+// with its free neighbours: memory that the activations leave serves the gradients and the next step's activations,
+// whatever their sizes. Small blocks have segments of their own, so that one that stays doesn't split a large gap.
+//
+// Which gap a block is cut from depends on the gaps' sizes and addresses, not on the order in which blocks came back: a
+// step of fixed shapes finds the addresses of the step before, and so can be replayed (step_recorder.h).
 #pragma once
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -26,10 +30,10 @@ inline constexpr std::array<const char*, kGroupCount> kGroupNames = {"activation
 
 struct MemoryStats {
   size_t live = 0;    // handed out
-  size_t cached = 0;  // kept for reuse
+  size_t cached = 0;  // the rest of the segments
   size_t peak = 0;    // largest live since the last reset
   size_t limit = 0;
-  uint64_t allocations = 0;  // blocks asked of the backend so far
+  uint64_t allocations = 0;  // segments asked of the backend so far
   std::array<size_t, kGroupCount> groups{};
 };
 
@@ -49,19 +53,27 @@ class Allocator {
   // Throws OutOfMemory with a report by group. Zero bytes give a null block.
   Block allocate(size_t bytes, MemoryGroup group);
   void release(Block block, MemoryGroup group);
-  // Takes the cached blocks out, for free_blocks once all that was queued before has run.
+  // Takes the segments out that no block is in, for free_segments once all that was queued before has run.
   std::vector<Block> detach_cached();
-  void free_blocks(const std::vector<Block>& blocks);
+  void free_segments(const std::vector<Block>& segments);
 
   MemoryStats stats();
   void reset_peak();
   void set_limit(size_t bytes);
 
  private:
+  struct Pool {
+    std::map<char*, size_t> segments, gaps;        // by address
+    std::set<std::pair<size_t, char*>> gap_sizes;  // the gaps by size, then address
+    void add_gap(char* data, size_t bytes);
+    void remove_gap(char* data, size_t bytes);
+  };
+  Pool& pool(size_t bytes);
+  void grow(size_t bytes);
   std::string report(size_t bytes);
   const LtxBackend* backend_;
   std::mutex mutex_;
-  std::set<std::pair<size_t, void*>, std::less<>> free_;  // by size, then address
+  Pool small_, large_;
   MemoryStats stats_;
 };
 

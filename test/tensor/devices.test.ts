@@ -76,7 +76,7 @@ describe("backend libraries", () => {
 
   it("that are not there are said to be missing, and where they were looked for", async () => {
     const reason = await evaluate({ LTX_BACKEND_PATH: folder }, `attempt("emulator")`);
-    const searched = `no libltx_emulator.so in \\S+/build/Release or ${folder}; it belongs to the tests`;
+    const searched = `no libltx_emulator.so in ${folder} or \\S+/build/Release; it belongs to the tests`;
     expect(reason).toMatch(new RegExp(`^unavailable: device emulator cannot be used: ${searched}`));
     expect(await evaluate({ LTX_CPU_ISA: "sse2" }, `attempt("cpu")`)).toMatch(
       /^unavailable: device cpu cannot be used: no libltx_cpu_sse2.so in [^;]+; LTX_CPU_ISA may be avx2 or avx512/,

@@ -35,6 +35,40 @@ describe("memory", () => {
     expect(device().memory().allocations).toBe(allocations);
   });
 
+  it("counts what tensors take, not more than 256 bytes beyond their values", async () => {
+    const base = await liveBytes();
+    const sizes = [1, 1000, 70_001, 3_000_001];
+    const tensors = sizes.map((size) => empty([size]));
+    const taken = (await liveBytes()) - base;
+    const values = 4 * sizes.reduce((a, b) => a + b);
+    expect(taken).toBeGreaterThanOrEqual(values);
+    expect(taken).toBeLessThan(values + sizes.length * 256);
+    for (const t of tensors) t.dispose();
+  });
+
+  // Under AddressSanitizer every tensor has a block of the system's own.
+  it.skipIf(process.env.ASAN_OPTIONS)("serves other sizes than those that left it", async () => {
+    const base = await liveBytes();
+    const block = (mebibytes: number) => empty([mebibytes * (MiB / 4)]);
+    // As a training step does: activations grow, then go, latest first, while gradients of other sizes come.
+    const step = () => {
+      const activations = Array.from({ length: 60 }, (_, i) => block(4 + (i % 5)));
+      const gradients = [];
+      while (activations.length > 0) {
+        activations.pop()?.dispose();
+        if (activations.length % 3 === 0) gradients.push(block(7 + (activations.length % 7)));
+      }
+      for (const gradient of gradients) gradient.dispose();
+    };
+    device().resetPeak();
+    step();
+    const { peak, live, cached, allocations } = device().memory();
+    expect(peak - base).toBe(360 * MiB);
+    expect(live + cached - peak).toBeLessThan(0.35 * peak);
+    for (let i = 0; i < 5; i++) step();
+    expect(device().memory()).toMatchObject({ live: base, allocations });
+  });
+
   it("reports the peak since it was reset", async () => {
     const base = await liveBytes();
     device().resetPeak();
