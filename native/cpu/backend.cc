@@ -33,16 +33,18 @@ const LtxKernel kKernels[] = {
 #undef LTX_OP
 };
 
-constexpr size_t kHugePage = size_t{2} << 20;
-
-void* allocate(void*, size_t bytes) {
-  const bool huge = bytes >= 2 * kHugePage;
+// In pages of 2 MiB where there is room for one: with those of 4 KiB the processor's prefetch ends at each of them and
+// its translation buffers miss.
+void* allocate_pages(size_t bytes) {
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const bool huge = bytes >= kHugePage;
   void* block = nullptr;
   if (posix_memalign(&block, huge ? kHugePage : 64, bytes) != 0) return nullptr;
   if (huge) madvise(block, bytes, MADV_HUGEPAGE);
   return block;
 }
 
+void* allocate(void*, size_t bytes) { return allocate_pages(bytes); }
 void release(void*, void* block, size_t) { std::free(block); }
 void copy_in(void*, void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
 
@@ -108,12 +110,12 @@ void* scratch(int slot, size_t bytes) {
     size_t size = 0;
     ~Buffer() { std::free(data); }
   };
-  thread_local Buffer buffers[8];
+  thread_local Buffer buffers[9];
   Buffer& buffer = buffers[slot];
   if (buffer.size < bytes) {
     std::free(buffer.data);
-    buffer.size = (bytes + (bytes >> 2) + 63) / 64 * 64;
-    buffer.data = std::aligned_alloc(64, buffer.size);
+    buffer.size = bytes + (bytes >> 2);
+    buffer.data = allocate_pages(buffer.size);
     if (!buffer.data) {
       buffer.size = 0;
       throw std::runtime_error("out of memory: " + std::to_string(bytes) + " bytes of scratch space");
