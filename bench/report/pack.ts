@@ -28,14 +28,12 @@ const PACKAGES = [
   ...["yauzl", "yazl", "@huggingface/tokenizers", "typescript"],
 ];
 /** Whole trainings draw samples and curves. That is a third of the archive, so it is there only when asked for. */
-const PICTURES = ["sharp", "echarts", "dejavu-fonts-ttf"];
+const PICTURES = ["sharp", "@observablehq/plot", "@xmldom/xmldom", "dejavu-fonts-ttf"];
 
 /** Read by nobody at run time. */
 const NOISE = /\.(d\.[cm]?ts|map|md|markdown|html)$/;
 /** Of large packages, all that is read. */
 const ONLY: Record<string, RegExp> = {
-  echarts: /^(package\.json|LICENSE|NOTICE|index\.js|lib\/.*\.js|dist\/echarts\.js)$/,
-  zrender: /^(package\.json|LICENSE|index\.js|lib\/.*\.js)$/,
   "dejavu-fonts-ttf": /^(package\.json|LICENSE|ttf\/DejaVuSans(-Bold|Mono)?\.ttf)$/,
   typescript: /^(package\.json|LICENSE\.txt|lib\/typescript\.js)$/,
 };

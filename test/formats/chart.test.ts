@@ -4,7 +4,7 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll, describe, expect, it } from "vitest";
 import { LtxError } from "../../lib/errors.js";
-import { drawLossCurve, type Series, saveLossCurve } from "../../lib/formats/chart.js";
+import { drawLossCurve, type Series, saveLossCurve, thinned } from "../../lib/formats/chart.js";
 
 const folder = mkdtempSync(join(tmpdir(), "ltx-chart-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -48,10 +48,32 @@ describe("saveLossCurve", () => {
   it("leaves gaps for what it cannot draw", async () => {
     const line = (values: number[], logScale = false) =>
       drawLossCurve([{ name: "a", points: values.map((value, i) => [i, value] as const) }], { logScale });
-    const moves = (svg: string) => /<path d="(M[^"]*)"[^>]*stroke="#0072b2"/.exec(svg)?.[1].match(/M/g)?.length;
+    const moves = (svg: string) => /stroke="#0072b2"[^>]*><path d="(M[^"]*)"/.exec(svg)?.[1].match(/M/g)?.length;
     expect(moves(await line([3, 2, 1, 2, 3]))).toBe(1);
     expect(moves(await line([3, 2, Number.NaN, 2, 3]))).toBe(2);
     expect(moves(await line([3, 2, 0, 2, 3], true))).toBe(2);
+  });
+
+  it("labels the axes with plain numbers", async () => {
+    const points = [
+      [0, 0.02],
+      [12000, 2],
+    ] as const;
+    const svg = await drawLossCurve([{ name: "a", points }], { logScale: true });
+    for (const label of ["0.02", "0.1", "1", "2", "12,000"]) expect(svg).toContain(`>${label}<`);
+    const one = await drawLossCurve([{ name: "a", points: [[3, 2.5]] }]);
+    for (const label of ["3", "2.5"]) expect(one).toContain(`>${label}<`);
+  });
+
+  it("draws of a long series what a column of pixels shows", async () => {
+    const wave = (i: number) => (i === 41237 ? 9 : i === 70003 ? -9 : i === 5 ? Number.NaN : Math.sin(i));
+    const points = Array.from({ length: 100_000 }, (_, i) => [i, wave(i)] as const);
+    const few = thinned(points, 100, Number.isFinite);
+    expect(few.length).toBeLessThanOrEqual(4 * 100 + 8);
+    expect(few.length).toBeGreaterThan(300);
+    expect(few.map(([step]) => step)).toEqual([...new Set(few.map(([step]) => step))].sort((a, b) => a - b));
+    for (const step of [0, 4, 5, 6, 41237, 70003, 99_999]) expect(few).toContainEqual([step, wave(step)]);
+    expect(thinned(points.slice(0, 400), 100, Number.isFinite)).toHaveLength(400);
   });
 
   it.each<[string, Series[], object, string]>([
