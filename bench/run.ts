@@ -162,11 +162,10 @@ async function printProfile(setup: Setup, commands: Commands): Promise<void> {
   }
 }
 
-/** Bandwidth counts in every dtype. */
-function ceilingsFor(device: string, dtypes: readonly BenchDtype[], commands: Commands): Promise<Ceilings> {
-  const { ceilings } = casesFor(scalesOf(device, false));
-  const wanted = ceilings.filter(({ flops, dtype }) => flops === 0 || dtypes.includes(dtype));
-  return measureCeilings(commands, { device, ...CEILING_TIMES }, wanted).then((found) => found.ceilings);
+async function ceilingsFor(device: string, dtypes: readonly BenchDtype[], commands: Commands): Promise<Ceilings> {
+  const cases = casesFor(scalesOf(device, false), dtypes).ceilings;
+  const { ceilings } = await measureCeilings(commands, { device, ...CEILING_TIMES }, cases);
+  return ceilings;
 }
 
 function describeCeilings({ bandwidth, flops }: Ceilings): string {
@@ -198,7 +197,7 @@ async function main(): Promise<void> {
   const all = await setups({ ...chosen, suite, device });
   let ceilings: Ceilings | null = null;
   if (chosen.floor && !chosen.profile) {
-    const labPeer = peer && [peer[0], join(__dirname, "peers/kernels.py")];
+    const labPeer = peer && [...peer.slice(0, -1), join(__dirname, "peers/kernels.py")];
     ceilings = await ceilingsFor(device, chosen.dtype, { ours: own("kernels/worker.ts"), peer: labPeer });
     if (chosen.json) console.log(JSON.stringify({ kind: "ceilings", ...ceilings }));
     else console.log(describeCeilings(ceilings));

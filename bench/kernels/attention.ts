@@ -25,6 +25,8 @@ const problems: Problem<AttentionSizes>[] = [
   { scale: "tiny", name: "cross 2x16 to 9 2x64", sizes: cross(2, 16, 9, 2, 64) },
   { scale: "small", name: "self 128x16 12x64", sizes: self(128, 16, 12, 64) },
   { scale: "small", name: "cross 128x16 to 77 12x64", sizes: cross(128, 16, 77, 12, 64) },
+  { scale: "cpu", name: "self 32x16 12x64", sizes: self(32, 16, 12, 64) },
+  { scale: "cpu", name: "cross 32x16 to 77 12x64", sizes: cross(32, 16, 77, 12, 64) },
   { scale: "small", name: "self 1x1536 12x64", sizes: self(1, 1536, 12, 64) },
   { scale: "large", name: "self 1x1536 32x64", sizes: self(1, 1536, 32, 64) },
   { scale: "large", name: "self 1x6144 32x64", sizes: self(1, 6144, 32, 64) },

@@ -1,3 +1,4 @@
+import type { BenchDtype } from "../protocol.js";
 import { attentionCases } from "./attention.js";
 import type { KernelCase, Scale } from "./case.js";
 import { convolutionCases, WIDEST } from "./convolution.js";
@@ -28,11 +29,16 @@ export function scalesOf(device: string, quick: boolean): readonly Scale[] {
   return quick || device === "emulator" ? ["tiny"] : ["small", "cpu"];
 }
 
-/** Ceilings are measured on the largest problem alone. */
-export function casesFor(scales: readonly Scale[]): { ceilings: KernelCase[]; cases: KernelCase[] } {
+/** Ceilings are measured on the largest problems alone; bytes count the same in every dtype. */
+export function casesFor(
+  scales: readonly Scale[],
+  dtypes: readonly BenchDtype[] = ["bf16", "f32"],
+): { ceilings: KernelCase[]; cases: KernelCase[] } {
   const largest = scales[scales.length - 1];
   return {
-    ceilings: ceilingCases.filter(({ scale }) => scale === largest),
-    cases: others.filter(({ scale }) => scales.includes(scale)),
+    ceilings: ceilingCases.filter(
+      ({ scale, flops, dtype }) => scale === largest && (flops === 0 || dtypes.includes(dtype)),
+    ),
+    cases: others.filter(({ scale, dtype }) => scales.includes(scale) && dtypes.includes(dtype)),
   };
 }

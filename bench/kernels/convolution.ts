@@ -53,19 +53,56 @@ const patch = (extents: Extents, inputs: number, outputs: number): ConvSizes => 
   return { ...of(extents, inputs, outputs), ...kernel, front: 1, back: 1, ph: 1, pw: 1, replicate: 0 };
 };
 
-// The layers of configs/moving_mnist/autoencoder.yaml at batch 8 and at batch 1, from the pixels on; then those of larger
-// clips, the last as the official decoder meets it at 121 x 512 x 768.
+/** Of the VAE's layers those that a GPU's quick check takes. */
+const QUICK = ["1x13x8x8 256", "1x4x2x2 512", "1x25x16x16 128 stride 2"];
+
+/** Each layer of configs/moving_mnist/autoencoder.yaml once: the encoder's, then those that only the decoder has. */
+function vaeLayers(batch: number): Problem<ConvSizes>[] {
+  const first: Extents = [batch, 25, 16, 16];
+  const second: Extents = [batch, 13, 8, 8];
+  const third: Extents = [batch, 7, 4, 4];
+  const last: Extents = [batch, 4, 2, 2];
+  const named = (extents: Extents, layer: string, sizes: ConvSizes): Problem<ConvSizes> => {
+    const name = `${extents.join("x")} ${layer}`;
+    return { scale: QUICK.includes(name) ? "small" : "cpu", name, sizes };
+  };
+  return [
+    named(first, "16->128 in", causal(first, 16, 128)),
+    named(first, "128", causal(first, 128)),
+    named(first, "128 stride 2", causal(first, 128, 128, 2)),
+    named(second, "128->256", causal(second, 128, 256)),
+    named(second, "128->256 point", point(second, 128, 256)),
+    named(second, "256", causal(second, 256)),
+    named(second, "256 stride 2", causal(second, 256, 256, 2)),
+    named(third, "256->512", causal(third, 256, 512)),
+    named(third, "256->512 point", point(third, 256, 512)),
+    named(third, "512", causal(third, 512)),
+    named(third, "512 stride 2", causal(third, 512, 512, 2)),
+    named(last, "512", causal(last, 512)),
+    named(last, "512->129", causal(last, 512, 129)),
+    named(last, "128->512 in", centred(last, 128, 512)),
+    named(last, "512->4096 up", centred(last, 512, 4096)),
+    named(third, "512->256", centred(third, 512, 256)),
+    named(third, "512->256 point", point(third, 512, 256)),
+    named(third, "256", centred(third, 256)),
+    named(third, "256->2048 up", centred(third, 256, 2048)),
+    named(second, "256->128", centred(second, 256, 128)),
+    named(second, "256->128 point", point(second, 256, 128)),
+    named(second, "128", centred(second, 128)),
+    named(second, "128->1024 up", centred(second, 128, 1024)),
+    named(first, "128->16 out", centred(first, 128, 16)),
+  ];
+}
+
+// Layers of the same VAE at batch 8, then those of larger clips, the last as the official decoder meets it at
+// 121 x 512 x 768.
 /** Those of its layers that run fastest: a CPU's rate is what products or these reach. */
 export const WIDEST = ["1x25x16x16 128", "4x25x16x16 128"];
 
 const problems: Problem<ConvSizes>[] = [
   { scale: "tiny", name: "1x3x6x6 16->24", sizes: causal([1, 3, 6, 6], 16, 24) },
   { scale: "tiny", name: "1x5x6x6 8->8 stride 2", sizes: causal([1, 5, 6, 6], 8, 8, 2) },
-  { scale: "cpu", name: "1x25x16x16 128", sizes: causal([1, 25, 16, 16], 128) },
-  { scale: "small", name: "1x13x8x8 256", sizes: causal([1, 13, 8, 8], 256) },
-  { scale: "small", name: "1x4x2x2 512", sizes: causal([1, 4, 2, 2], 512) },
-  { scale: "small", name: "1x25x16x16 128 stride 2", sizes: causal([1, 25, 16, 16], 128, 128, 2) },
-  { scale: "cpu", name: "4x25x16x16 128", sizes: causal([4, 25, 16, 16], 128) },
+  ...[1, 4].flatMap(vaeLayers),
   { scale: "large", name: "8x25x16x16 16->128 in", sizes: causal([8, 25, 16, 16], 16, 128) },
   { scale: "large", name: "8x25x16x16 128", sizes: causal([8, 25, 16, 16], 128) },
   { scale: "large", name: "8x25x16x16 128 stride 2", sizes: causal([8, 25, 16, 16], 128, 128, 2) },

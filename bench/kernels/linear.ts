@@ -17,10 +17,27 @@ const gelu = (rows: number, inputs: number, outputs: number): LinearSizes => ({
   gelu: 1,
 });
 
+/** Of the transformer's layers those that a GPU's quick check takes. */
+const QUICK = ["2048 rows 768->768", "2048 rows 768->3072 gelu"];
+
+/** The layers of configs/moving_mnist/ltx_video.yaml: 16 tokens a clip, beside 77 of text. */
+function flowLayers(batch: number): Problem<LinearSizes>[] {
+  const tokens = 16 * batch;
+  const layers = [
+    { name: `${77 * batch} rows 768->768`, sizes: plain(77 * batch, 768, 768) },
+    { name: `${tokens} rows 768->768`, sizes: plain(tokens, 768, 768) },
+    { name: `${tokens} rows 768->3072 gelu`, sizes: gelu(tokens, 768, 3072) },
+    { name: `${tokens} rows 3072->768`, sizes: plain(tokens, 3072, 768) },
+    { name: `${tokens} rows 128->768`, sizes: plain(tokens, 128, 768) },
+    { name: `${tokens} rows 768->128`, sizes: plain(tokens, 768, 128) },
+    { name: `${batch} rows 768->4608`, sizes: plain(batch, 768, 4608) },
+  ];
+  return layers.map(({ name, sizes }) => ({ scale: QUICK.includes(name) ? "small" : "cpu", name, sizes }));
+}
+
 const layers: Problem<LinearSizes>[] = [
   { scale: "tiny", name: "24 rows 40->56 gelu", sizes: gelu(24, 40, 56) },
-  { scale: "small", name: "2048 rows 768->768", sizes: plain(2048, 768, 768) },
-  { scale: "small", name: "2048 rows 768->3072 gelu", sizes: gelu(2048, 768, 3072) },
+  ...[32, 128].flatMap(flowLayers),
   { scale: "large", name: "6144 rows 2048->2048", sizes: plain(6144, 2048, 2048) },
   { scale: "large", name: "6144 rows 2048->8192 gelu", sizes: gelu(6144, 2048, 8192) },
   { scale: "large", name: "6144 rows 8192->2048", sizes: plain(6144, 8192, 2048) },

@@ -100,6 +100,7 @@ const borders: Problem<Planes>[] = [
 const models: Problem<{ count: number; tensors: number }>[] = [
   { scale: "tiny", name: "4 000 values", sizes: { count: 1000, tensors: 4 }, dtypes: ["f32"] },
   { scale: "small", name: "16 M values", sizes: { count: 2 ** 18, tensors: 64 }, dtypes: ["f32"] },
+  { scale: "cpu", name: "64 M values", sizes: { count: 2 ** 20, tensors: 64 }, dtypes: ["f32"] },
   { scale: "large", name: "435 M values", sizes: { count: 1_740_000, tensors: 250 }, dtypes: ["f32"] },
 ];
 

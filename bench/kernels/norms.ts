@@ -23,6 +23,10 @@ const norms: Problem<NormSizes>[] = [
   { scale: "tiny", name: "pixel 48x16 modulated silu", sizes: pixel(48, 16, 2) },
   { scale: "tiny", name: "rms 32x128 modulated", sizes: rms(32, 128, 2) },
   { scale: "small", name: "pixel 6400x128 modulated silu", sizes: pixel(6400, 128, 1) },
+  { scale: "cpu", name: "pixel 6400x128 silu", sizes: pixel(6400, 128) },
+  { scale: "cpu", name: "pixel 25600x128 silu", sizes: pixel(25600, 128) },
+  { scale: "cpu", name: "pixel 25600x128 modulated silu", sizes: pixel(25600, 128, 4) },
+  { scale: "cpu", name: "rms 512x768 modulated", sizes: rms(512, 768, 32) },
   { scale: "small", name: "rms 2048x768 modulated", sizes: rms(2048, 768, 128) },
   { scale: "large", name: "pixel 51200x128 silu", sizes: pixel(51200, 128) },
   { scale: "large", name: "pixel 51200x128 modulated silu", sizes: pixel(51200, 128, 8) },
@@ -87,6 +91,8 @@ const video = (batch: number, frames: number, height: number, width: number, cha
 };
 const clips: Problem<VideoSizes>[] = [
   { scale: "tiny", name: "1x5x8x8x1", sizes: video(1, 5, 8, 8, 1) },
+  { scale: "cpu", name: "1x25x64x64x1", sizes: video(1, 25, 64, 64, 1) },
+  { scale: "cpu", name: "4x25x64x64x1", sizes: video(4, 25, 64, 64, 1) },
   { scale: "small", name: "8x25x64x64x1", sizes: video(8, 25, 64, 64, 1) },
   { scale: "large", name: "1x121x512x768x3", sizes: video(1, 121, 512, 768, 3) },
 ];

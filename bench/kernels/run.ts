@@ -6,7 +6,6 @@ import { describeLoad, describeMachine } from "../machine.js";
 import { deviceName, oneOf, positive, seconds } from "../options.js";
 import { findPeer, type PeerChoice } from "../peers.js";
 import type { BenchDtype } from "../protocol.js";
-import type { CaseSpec } from "./case.js";
 import { casesFor, opNames, scalesOf } from "./cases.js";
 import type { KernelLine } from "./lines.js";
 import { Labs, measureCeilings } from "./measure.js";
@@ -15,6 +14,7 @@ import { HEAD, tableRow } from "./table.js";
 interface Options {
   device: string;
   only: string[];
+  problem?: string;
   dtype: BenchDtype[];
   peer: PeerChoice;
   rounds?: number;
@@ -28,6 +28,7 @@ function options(): Options {
   return new Command("bench:kernels")
     .option("--device <name>", "auto, cpu, cuda, cuda:N or emulator", deviceName, "auto")
     .option("--only <ops>", `only these ops: ${opNames.join(", ")}`, oneOf(opNames), [])
+    .option("--problem <text>", "only problems with that in their name, as `4x25x16x16` or `point`")
     .option("--dtype <names>", "dtypes of activations", oneOf(["f32", "bf16"]), ["f32", "bf16"])
     .addOption(new Option("--peer <name>", "default: torch where it can be imported").choices(["torch", "none"]))
     .option("--rounds <n>", "repetitions, of which the median counts (5; 3 with --quick)", positive)
@@ -51,10 +52,9 @@ async function main(): Promise<void> {
   say(`${describeMachine()}, ${describeLoad()}`);
   say(peer.note);
   const print = (line: KernelLine) => console.log(chosen.json ? JSON.stringify(line) : tableRow(line));
-  const wanted = ({ dtype }: CaseSpec) => chosen.dtype.includes(dtype);
-  const all = casesFor(scalesOf(device, chosen.quick));
+  const all = casesFor(scalesOf(device, chosen.quick), chosen.dtype);
 
-  const { lines, ceilings, about } = await measureCeilings(commands, setup, all.ceilings.filter(wanted));
+  const { lines, ceilings, about } = await measureCeilings(commands, setup, all.ceilings);
   if (chosen.json) {
     console.log(JSON.stringify({ kind: "about", device, ours: about.ours, peer: about.peer ?? peer.note }));
     console.log(JSON.stringify({ kind: "ceilings", ...ceilings }));
@@ -62,7 +62,9 @@ async function main(): Promise<void> {
   for (const line of lines) print(line);
   const labs = new Labs(commands, setup);
   try {
-    const cases = all.cases.filter(({ op }) => chosen.only.length === 0 || chosen.only.includes(op)).filter(wanted);
+    const cases = all.cases
+      .filter(({ op }) => chosen.only.length === 0 || chosen.only.includes(op))
+      .filter(({ problem }) => problem.includes(chosen.problem ?? ""));
     for (const [i, given] of cases.entries()) {
       if (chosen.budget && performance.now() - begun > 1000 * chosen.budget) {
         say(`out of time: ${cases.length - i} of ${cases.length} cases are left out, from ${given.id} on`);

@@ -1,8 +1,8 @@
 """The kernel lab's cases in PyTorch: the counterpart of bench/kernels/worker.ts, with the same protocol.
 
 The first line on standard input says where and how to measure; each following one is a case: its op, dtype and sizes. Each
-is answered by one line of JSON on standard output. Of the ways to compute a case the fastest counts: memory layouts, eager,
-and on a GPU torch.compile where the op is a composition.
+is answered by one line of JSON on standard output. Of the ways to compute a case the fastest counts: memory layouts, eager
+and torch.compile where the op is a composition.
 """
 
 import json
@@ -31,7 +31,6 @@ class Case:
         self.__dict__.update(spec["sizes"])
         self.dtype = DTYPES[spec["dtype"]]
         self.device = device
-        self.compiles = device != "cpu"
 
     def input(self, *shape, dtype=None, grad=False):
         return torch.randn(shape, dtype=dtype or self.dtype, device=self.device, requires_grad=grad)
@@ -51,12 +50,9 @@ def gradients(forward, outputs_like, wanted):
     return of
 
 
-def ways(case, forward, prepare=lambda function: function):
+def ways(forward, prepare=lambda function: function):
     """Eager and compiled; prepare makes of a forward pass what is timed."""
-    found = {"eager": lambda: prepare(forward)}
-    if case.compiles:
-        found["compile"] = lambda: prepare(torch.compile(forward, dynamic=False))
-    return found
+    return {"eager": lambda: prepare(forward), "compile": lambda: prepare(torch.compile(forward, dynamic=False))}
 
 
 def forward_and_backward(build, compiled=True):
@@ -64,12 +60,12 @@ def forward_and_backward(build, compiled=True):
 
     def run_forward(case):
         function, _ = build(case, False)
-        return ways(case, function) if compiled else {"eager": lambda: function}
+        return ways(function) if compiled else {"eager": lambda: function}
 
     def run_backward(case):
         function, wanted = build(case, True)
         prepare = gradients(function, lambda y: y, wanted)
-        return ways(case, function, prepare) if compiled else {"eager": lambda: prepare(function)}
+        return ways(function, prepare) if compiled else {"eager": lambda: prepare(function)}
 
     return run_forward, run_backward
 
@@ -174,7 +170,7 @@ def linear(c):
     w = c.input(c.outputs, c.inputs).mul_(0.05)
     bias = c.input(c.outputs) if getattr(c, "bias", 0) else None
     if getattr(c, "gelu", 0):
-        return ways(c, lambda: F.gelu(F.linear(x, w, bias), approximate="tanh"))
+        return ways(lambda: F.gelu(F.linear(x, w, bias), approximate="tanh"))
     return {"eager": lambda: lambda: F.linear(x, w, bias)}
 
 
@@ -185,7 +181,7 @@ def linear_backward_input(c):
 
 def linear_backward_weight(c):
     x, dy = c.input(c.rows, c.inputs), c.input(c.rows, c.outputs)
-    return ways(c, lambda: (dy.T @ x, dy.sum(0)))
+    return ways(lambda: (dy.T @ x, dy.sum(0)))
 
 
 def copy(c):
@@ -205,12 +201,12 @@ def triad(c):
 
 def axpby(c):
     a, b = c.input(c.count), c.input(c.count)
-    return ways(c, lambda: 0.5 * a + 2 * b)
+    return ways(lambda: 0.5 * a + 2 * b)
 
 
 def sum_squares(c):
     x = c.input(c.count)
-    return ways(c, lambda: x.float().square().sum())
+    return ways(lambda: x.float().square().sum())
 
 
 def normal(c):
@@ -221,7 +217,7 @@ def normal(c):
 def rope(c):
     x = c.input(c.batch, c.tokens, c.channels)
     tables = [c.uniform(c.tokens, c.channels).to(c.dtype) for _ in range(2)]
-    return ways(c, lambda: transformer.rotate(x, *tables))
+    return ways(lambda: transformer.rotate(x, *tables))
 
 
 def space_to_depth(c):
@@ -233,31 +229,37 @@ def space_to_depth(c):
         y = x.view(split).permute(0, 1, 3, 5, 7, 2, 4, 6)
         return y.reshape(c.batch, -1, c.frames // c.st, c.height // c.sh, c.width // c.sw)
 
-    return ways(c, forward)
+    return ways(forward)
 
 
 def depth_to_space(c):
     shape = c.batch, c.channels * c.st * c.sh * c.sw, c.frames // c.st, c.height // c.sh, c.width // c.sw
     x = c.input(*shape)
-    return ways(c, lambda: vae.depth_to_space(x, (c.st, c.sh, c.sw), False))
+    return ways(lambda: vae.depth_to_space(x, (c.st, c.sh, c.sw), False))
 
 
 def channels_last(c):
     x = c.input(c.batch, c.channels, c.positions)
-    return ways(c, lambda: x.transpose(1, 2).contiguous())
+    return ways(lambda: x.transpose(1, 2).contiguous())
 
 
 def adam(c):
     params = [c.uniform(c.count, grad=True) for _ in range(c.tensors)]
     for p in params:
         p.grad = torch.randn_like(p)
-    optimizer = torch.optim.Adam(params, lr=1e-6, betas=(0.9, 0.99), fused=True)
 
-    def step():
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        optimizer.step()
+    def way(kind):
+        optimizer = torch.optim.Adam(params, lr=1e-6, betas=(0.9, 0.99), **{kind: True})
 
-    return {"fused": lambda: step}
+        def step():
+            torch.nn.utils.clip_grad_norm_(params, 1.0)
+            optimizer.step()
+
+        return step
+
+    # On a GPU the fused one is never the slower one.
+    kinds = ["fused", "foreach"] if c.device == "cpu" else ["fused"]
+    return {kind: (lambda kind=kind: way(kind)) for kind in kinds}
 
 
 def family(name, build, **options):
@@ -369,10 +371,10 @@ def main():
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     about = {"version": torch.__version__, "threads": torch.get_num_threads()}
-    if cuda:
-        from torch._functorch import config
+    from torch._functorch import config
 
-        config.donated_buffer = False  # the same backward pass runs again and again
+    config.donated_buffer = False  # the same backward pass runs again and again
+    if cuda:
         about |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     print(json.dumps({"about": about}), flush=True)
     clock = Clock(cuda, setup["seconds"], setup["rounds"])
@@ -383,8 +385,8 @@ def main():
         except Exception as error:
             reply = {"id": spec["id"], "error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
         print(json.dumps(reply), flush=True)
+        torch._dynamo.reset()
         if cuda:
-            torch._dynamo.reset()
             torch.cuda.empty_cache()
 
 
