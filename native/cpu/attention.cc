@@ -109,22 +109,26 @@ void attention_forward(const Call& call) {
 
   const int64_t at_k = queries.size(), at_panels = at_k + keys.size(), at_v = at_panels + keys.size();
   const int64_t at_mask = at_v + keys.size(), channels = queries.channels();
+  const std::vector<int64_t> counts = counted_keys(q, k, mask, bias != nullptr, batch, keys);
   const Phase pack{queries.groups() + 2 * keys.groups() + 1, [&](int64_t b, float* work, float* line, int64_t unit) {
+                     const HeadLayout counted = keys.first(counts[b]);
                      if (unit < queries.groups())
                        return pack_group(q, false, eps, queries, b, unit, work, nullptr, line);
                      if ((unit -= queries.groups()) < keys.groups())
-                       return pack_group(k, false, eps, keys, b, unit, work + at_k, work + at_panels, line);
+                       return pack_group(k, false, eps, counted, b, unit, work + at_k, work + at_panels, line);
                      if ((unit -= keys.groups()) < keys.groups())
-                       return pack_group(v, false, eps, keys, b, unit, work + at_v, nullptr, line);
-                     pack_mask(mask ? mask + b * keys.length : nullptr, keys, work + at_mask);
+                       return pack_group(v, false, eps, counted, b, unit, work + at_v, nullptr, line);
+                     pack_mask(mask ? mask + b * keys.length : nullptr, counted, work + at_mask);
+                     if (k.rstd) std::fill_n(k.rstd + b * keys.length + counts[b], keys.length - counts[b], 0.0f);
                    }};
   const int64_t blocks = (queries.length + kQueryBlock - 1) / kQueryBlock;
   const Phase core{
       heads * blocks, [&](int64_t b, float* work, float* out, int64_t unit) {
         const int64_t h = unit / blocks, row = unit % blocks * kQueryBlock;
-        const int64_t head = h * keys.head_size();
-        attend(work + h * queries.head_size() + row * queries.pitch, std::min(kQueryBlock, queries.length - row), keys,
-               work + at_panels + head, work + at_v + head, work + at_mask,
+        const HeadLayout counted = keys.first(counts[b]);
+        const int64_t head = h * counted.head_size();
+        attend(work + h * queries.head_size() + row * queries.pitch, std::min(kQueryBlock, queries.length - row),
+               counted, work + at_panels + head, work + at_v + head, work + at_mask,
                bias ? bias + (h * queries.length + row) * keys.length : nullptr, out,
                y + (b * queries.length + row) * channels + h * head_dim, lse + (b * heads + h) * queries.length + row);
       }};

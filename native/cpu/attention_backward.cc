@@ -108,6 +108,7 @@ void attention_gradients(const Call& call) {
 
   const int64_t segments = std::clamp(keys.length / kSegment, int64_t{1}, kMaxSegments);
   const int64_t blocks = (keys.length + kKeyBlock - 1) / kKeyBlock;
+  const auto first_key = [&](int64_t segment) { return segment * blocks / segments * kKeyBlock; };
   int64_t floats = 0;
   const auto take = [&](int64_t n) { return std::exchange(floats, floats + round_to_lanes(n)); };
   const int64_t at_q = take(q_size), at_dy = take(q_size), at_dq = take(segments * q_size);
@@ -115,6 +116,7 @@ void attention_gradients(const Call& call) {
   const int64_t at_k_panels = take(k_size), at_v_panels = take(k_size);
   const int64_t at_delta = take(heads * queries.length), at_mask = take(keys.padded);
 
+  const std::vector<int64_t> counts = counted_keys(q, k, mask, false, batch, keys);
   const Phase pack{
       2 * queries.groups() + 2 * keys.groups() + 1, [&](int64_t b, float* work, float* line, int64_t unit) {
         if (unit < queries.groups()) return pack_group(q, true, eps, queries, b, unit, work + at_q, nullptr, line);
@@ -135,16 +137,18 @@ void attention_gradients(const Call& call) {
           }
           return;
         }
+        const HeadLayout counted = keys.first(counts[b]);
         if ((unit -= queries.groups()) < keys.groups())
-          return pack_group(k, true, eps, keys, b, unit, work + at_k, work + at_k_panels, line);
+          return pack_group(k, true, eps, counted, b, unit, work + at_k, work + at_k_panels, line);
         // Only the panels of v are needed; its rows pass through the memory of dv.
         if ((unit -= keys.groups()) < keys.groups())
-          return pack_group(v, true, eps, keys, b, unit, work + at_dv, work + at_v_panels, line);
-        pack_mask(mask ? mask + b * keys.length : nullptr, keys, work + at_mask);
+          return pack_group(v, true, eps, counted, b, unit, work + at_dv, work + at_v_panels, line);
+        pack_mask(mask ? mask + b * keys.length : nullptr, counted, work + at_mask);
       }};
   const Phase core{heads * segments, [&](int64_t b, float* work, float*, int64_t unit) {
+                     const HeadLayout counted = keys.first(counts[b]);
                      const int64_t h = unit / segments, segment = unit % segments;
-                     const int64_t q_head = h * queries.head_size(), k_head = h * keys.head_size();
+                     const int64_t q_head = h * queries.head_size(), k_head = h * counted.head_size();
                      const Head head{work + at_q + q_head,
                                      work + at_dy + q_head,
                                      lse + (b * heads + h) * queries.length,
@@ -156,17 +160,21 @@ void attention_gradients(const Call& call) {
                                      work + at_dq + segment * q_size + q_head,
                                      work + at_dk + k_head,
                                      work + at_dv + k_head};
-                     attend_backward(head, queries, keys, segment * blocks / segments * kKeyBlock,
-                                     std::min((segment + 1) * blocks / segments * kKeyBlock, keys.length));
+                     attend_backward(head, queries, counted, first_key(segment),
+                                     std::min(first_key(segment + 1), counts[b]));
                    }};
   const Phase unpack{queries.chunks() + 2 * keys.chunks(), [&](int64_t b, float* work, float* line, int64_t unit) {
-                       if (unit < queries.chunks())
-                         return unpack_chunk(q, scale, queries, b, unit, work + at_dq, segments, q_size, dq,
+                       if (unit < queries.chunks()) {
+                         int64_t parts = segments;
+                         while (first_key(parts - 1) >= counts[b]) --parts;
+                         return unpack_chunk(q, scale, queries, b, unit, work + at_dq, parts, q_size, dq,
                                              partial_of(dq_weight, 0, b, queries.chunks(), unit), line);
+                       }
+                       const HeadLayout counted = keys.first(counts[b]);
                        if ((unit -= queries.chunks()) < keys.chunks())
-                         return unpack_chunk(k, 1.0f, keys, b, unit, work + at_dk, 1, 0, dk,
+                         return unpack_chunk(k, 1.0f, counted, b, unit, work + at_dk, 1, 0, dk,
                                              partial_of(dk_weight, q_partials, b, keys.chunks(), unit), line);
-                       unpack_chunk(v, 1.0f, keys, b, unit - keys.chunks(), work + at_dv, 1, 0, dv, nullptr, line);
+                       unpack_chunk(v, 1.0f, counted, b, unit - keys.chunks(), work + at_dv, 1, 0, dv, nullptr, line);
                      }};
   const double cost = 0.08 * channels * queries.length * keys.length + channels * (queries.length + keys.length);
   for_entries(batch, floats, 2 * channels, cost, pack, core, unpack);

@@ -4,6 +4,7 @@
 #pragma once
 #include <cmath>
 #include <type_traits>
+#include <vector>
 
 #include "common.h"
 #include "small_gemm.h"
@@ -91,17 +92,19 @@ inline void transpose_rows(const float* x, int64_t columns, float* y, int64_t pi
 
 // How the token rows of one batch entry lie head by head: (heads, padded, pitch), where the rows behind `length` and
 // the columns behind head_dim are zero. Transposed, a head is a row of panels (pitch, width) of kPanel keys each, the
-// last of them narrower.
+// last of them narrower. An entry has `stored` rows in the operands; those behind `length` count for nothing.
 struct HeadLayout {
   int64_t heads, head_dim, length;
+  int64_t stored = length;
   int64_t pitch = round_to_lanes(head_dim);
   int64_t padded = round_to_lanes(length);
   int64_t channels() const { return heads * head_dim; }
   int64_t head_size() const { return padded * pitch; }
   int64_t size() const { return heads * head_size(); }
   int64_t groups() const { return (length + kRowGroup - 1) / kRowGroup; }
-  int64_t chunks() const { return (length + kChunk - 1) / kChunk; }
+  int64_t chunks() const { return (stored + kChunk - 1) / kChunk; }
   int64_t panel_width(int64_t key) const { return std::min(kPanel, padded - key); }
+  HeadLayout first(int64_t rows) const { return HeadLayout{heads, head_dim, rows, stored}; }
 };
 
 // One of q and k: what is applied to its rows before the heads are split.
@@ -120,18 +123,19 @@ template <class T>
 void pack_group(const Projection<T>& p, bool known_rstd, double eps, const HeadLayout& at, int64_t b, int64_t group,
                 float* rows, float* panels, float* line) {
   const int64_t d = at.channels(), begin = group * kRowGroup, end = std::min(begin + kRowGroup, at.length);
+  if (begin >= end) return;
   for (int64_t i = begin; i < end; ++i) {
-    const T* x = p.x + (b * at.length + i) * d;
+    const T* x = p.x + (b * at.stored + i) * d;
     const float* source = line;
     if constexpr (std::is_same_v<T, float>) source = x;
     if (source == line) convert(x, line, d);
     if (p.weight) {
       float rstd;
       if (known_rstd) {
-        rstd = p.rstd[b * at.length + i];
+        rstd = p.rstd[b * at.stored + i];
       } else {
         rstd = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dot_product(source, source, d)) / d + eps));
-        if (p.rstd) p.rstd[b * at.length + i] = rstd;
+        if (p.rstd) p.rstd[b * at.stored + i] = rstd;
       }
       const float factor = rstd * p.factor;
       const float* weight = p.weight;
@@ -172,7 +176,9 @@ void pack_group(const Projection<T>& p, bool known_rstd, double eps, const HeadL
 template <class T>
 void unpack_chunk(const Projection<T>& p, float factor, const HeadLayout& at, int64_t b, int64_t chunk,
                   const float* rows, int64_t parts, int64_t part_stride, T* dx, float* partial, float* line) {
-  const int64_t d = at.channels(), begin = chunk * kChunk, end = std::min(begin + kChunk, at.length);
+  const int64_t d = at.channels(), begin = chunk * kChunk, stop = std::min(begin + kChunk, at.stored);
+  const int64_t end = std::clamp(at.length, begin, stop);
+  std::fill(dx + (b * at.stored + end) * d, dx + (b * at.stored + stop) * d, T(0.0f));
   if (partial) std::memset(partial, 0, d * sizeof(float));
   for (int64_t i = begin; i < end; ++i) {
     for (int64_t h = 0; h < at.heads; ++h) {
@@ -188,7 +194,7 @@ void unpack_chunk(const Projection<T>& p, float factor, const HeadLayout& at, in
       }
     }
     if (p.cos) rotate<true>(line, p.cos + i * d, p.sin + i * d, line, d);
-    const int64_t row = b * at.length + i;
+    const int64_t row = b * at.stored + i;
     if (p.weight) {
       float* normed = line + d;
       const T* x = p.x + row * d;
@@ -210,6 +216,29 @@ void unpack_chunk(const Projection<T>& p, float factor, const HeadLayout& at, in
     }
     convert(line, dx + row * d, d);
   }
+}
+
+// How many keys, from the first one on, count in every batch entry: those up to the last whose mask does not make every
+// probability exactly 0. Norms bound the scores without a look at q and k: |score| <= D scale max|q_weight|
+// max|k_weight|, so below the greatest mask less twice that bound softmax_exp gives 0. Text is padded behind its words,
+// and their keys are most of what cross-attention would work on.
+template <class T>
+std::vector<int64_t> counted_keys(const Projection<T>& q, const Projection<T>& k, const float* mask, bool bias,
+                                  int64_t batch, const HeadLayout& keys) {
+  std::vector<int64_t> counts(static_cast<size_t>(batch), keys.length);
+  if (!mask || bias || !q.weight || !k.weight || k.cos || !keys.length) return counts;
+  const auto largest = [&](const float* weight) {
+    float most = 0;
+    for (int64_t c = 0; c < keys.channels(); ++c) most = std::max(most, std::fabs(weight[c]));
+    return most;
+  };
+  const float bound = 1.01f * keys.channels() * std::fabs(q.factor) * largest(q.weight) * largest(k.weight);
+  for (int64_t b = 0; b < batch; ++b) {
+    const float* row = mask + b * keys.length;
+    const float low = *std::max_element(row, row + keys.length) - 2 * bound - 90.0f;
+    while (counts[b] > 1 && row[counts[b] - 1] < low) --counts[b];
+  }
+  return counts;
 }
 
 // The mask of one batch entry, with -infinity behind the last key.

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import * as ops from "../../lib/ops/index.js";
-import { Tensor } from "../../lib/tensor/index.js";
-import { type Arr, draw, generate } from "../support/arrays.js";
+import { backward, Tensor } from "../../lib/tensor/index.js";
+import { type Arr, draw, generate, relativeError } from "../support/arrays.js";
 import { checkOp, expectError, f32, input, parameter, some } from "../support/gradcheck.js";
 import * as reference from "../support/reference.js";
 
@@ -71,6 +71,37 @@ describe("attention", () => {
     await verify({ queries: 3, keys: 7, width: 8, heads: 2, norm: true, mask: true });
     await verify({ queries: 7, keys: 1, width: 8, heads: 4 });
     await verify({ queries: 1, keys: 5, width: 6, heads: 1 });
+  });
+
+  // Fewer and more keys than one segment of the backward pass, with and without the norms that bound the scores.
+  it.each([
+    [77, 5, true],
+    [77, 5, false],
+    [1100, 300, true],
+  ])("to %i keys of which the first %i count, as to those alone", async (keys, words, norm) => {
+    const [queries, width] = [20, 32];
+    const [k, v] = [draw([1, keys, width], 2), draw([1, keys, width], 3)];
+    const run = async (count: number) => {
+      const first = (a: Arr) => Tensor.from(Float32Array.from(a.data.slice(0, count * width)), [1, count, width]);
+      const [q, qWeight, kWeight] = [[1, queries, width], [width], [width]].map((shape, i) =>
+        Tensor.from(Float32Array.from(draw(shape, 4 + i, 0.5, 1.5).data), shape),
+      );
+      const inputs = [q, first(k), first(v), qWeight, kWeight];
+      for (const x of inputs) x.requiresGrad = true;
+      const mask = Tensor.from(
+        Float32Array.from({ length: count }, (_, j) => (j < words ? 0 : -1e4)),
+        [1, count],
+      );
+      const y = ops.attention(q, inputs[1], inputs[2], { heads: 2, mask, ...(norm ? { qWeight, kWeight } : {}) });
+      backward(ops.sum(ops.square(y)));
+      const read = [y, ...inputs.slice(0, norm ? 5 : 3).map((x) => x.grad as Tensor)];
+      return Promise.all(read.map(async (x) => [...(await x.read())]));
+    };
+    const [padded, alone] = [await run(keys), await run(words)];
+    padded.forEach((values, i) => {
+      expect(relativeError(values.slice(0, alone[i].length), alone[i])).toBeLessThan(1e-6);
+      for (const rest of values.slice(alone[i].length)) expect(rest).toBe(0);
+    });
   });
 
   it("of one token, one channel a head, odd head widths", async () => {
