@@ -5,7 +5,7 @@ import { availableMemory, describeLoad, describeMachine } from "./machine.js";
 import { median } from "./measure.js";
 import { deviceName, numbers, oneOf, positive } from "./options.js";
 import type { BenchDtype, FlowSetup, Reply, Setup, VaeSetup } from "./protocol.js";
-import { clipTimeGrowth, memoryGrowth, predictBytes, type Weighed } from "./ratios.js";
+import { clipBytes, clipTimeGrowth, predictBytes, type Weighed } from "./ratios.js";
 import { type SuiteName, setups } from "./setups.js";
 import { Worker } from "./worker.js";
 
@@ -36,8 +36,8 @@ export interface GrowthLine {
   rss_bytes: number | null;
   /** Axis batch: seconds a clip over those at the first size. Axis frames: seconds over those of the short clip. */
   time_ratio: number | null;
-  /** Axis batch: bytes one more clip takes, over those between the first two sizes. */
-  memory_ratio: number | null;
+  /** Axis batch: bytes of tensors that one more clip takes, from the size before to this one. */
+  clip_bytes: number | null;
   error: string | null;
 }
 
@@ -121,7 +121,7 @@ async function growth(axis: GrowthLine["axis"], sizes: readonly (VaeSetup | Flow
     done.map(({ batch }, i) => ({ batch: axis === "batch" ? batch : 1, seconds: replies[i][round].seconds })),
   );
   const times = done.length > 0 ? clipTimeGrowth(turns) : [];
-  const memory = axis === "batch" ? memoryGrowth(done.map(({ batch }, i) => ({ batch, bytes: peaks[i] }))) : [];
+  const memory = axis === "batch" ? clipBytes(done.map(({ batch }, i) => ({ batch, bytes: peaks[i] }))) : [];
   return sizes.map((setup): GrowthLine => {
     const i = done.indexOf(setup);
     const seconds = i < 0 ? null : median(replies[i].map((reply) => reply.seconds));
@@ -137,7 +137,7 @@ async function growth(axis: GrowthLine["axis"], sizes: readonly (VaeSetup | Flow
       peak_bytes: i < 0 ? null : peaks[i],
       rss_bytes: i < 0 ? null : Math.max(...replies[i].map(({ rss_bytes }) => rss_bytes)),
       time_ratio: i < 0 ? null : times[i],
-      memory_ratio: i < 1 ? null : (memory[i - 1] ?? null),
+      clip_bytes: i < 1 ? null : (memory[i - 1] ?? null),
       error: left.get(setup) ?? null,
     };
   });
@@ -147,9 +147,10 @@ function table(line: GrowthLine): string {
   const { axis, name, dtype, batch, frames, seconds, seconds_per_clip, peak_bytes, rss_bytes, error } = line;
   const head = `${name.padEnd(10)} ${dtype.padEnd(5)} batch ${String(batch).padStart(3)}, ${String(frames).padStart(3)} frames`;
   if (error !== null || seconds === null) return `${head}  left out: ${error}`;
+  const clip = line.clip_bytes === null ? "" : `, ${(line.clip_bytes / 2 ** 20).toFixed(0)} MiB for one more clip`;
   const memory = `${gib(peak_bytes ?? 0).padStart(5)} GiB of tensors, RSS ${gib(rss_bytes ?? 0)}`;
-  const ratios = `${axis === "batch" ? "a clip" : "all"} x${line.time_ratio?.toFixed(3)}${line.memory_ratio === null ? "" : `, memory x${line.memory_ratio.toFixed(3)}`}`;
-  return `${head}  ${seconds.toFixed(3).padStart(7)} s, ${seconds_per_clip?.toFixed(4)} s a clip  ${memory}  ${ratios}`;
+  const ratio = `${axis === "batch" ? "a clip" : "all"} x${line.time_ratio?.toFixed(3)}`;
+  return `${head}  ${seconds.toFixed(3).padStart(7)} s, ${seconds_per_clip?.toFixed(4)} s a clip  ${ratio}  ${memory}${clip}`;
 }
 
 async function main(): Promise<void> {

@@ -28,10 +28,9 @@ export interface Weighed {
   bytes: number;
 }
 
-/** Bytes that one more clip takes, from each size to the next, over those from the first to the second: 1 is linear. */
-export function memoryGrowth(sizes: readonly Weighed[]): number[] {
-  const slopes = sizes.slice(1).map(({ batch, bytes }, i) => (bytes - sizes[i].bytes) / (batch - sizes[i].batch));
-  return slopes.map((slope) => slope / slopes[0]);
+/** Bytes that one more clip takes, from each size to the next: all the same where memory is linear. */
+export function clipBytes(sizes: readonly Weighed[]): number[] {
+  return sizes.slice(1).map(({ batch, bytes }, i) => (bytes - sizes[i].bytes) / (batch - sizes[i].batch));
 }
 
 /** What a batch will take by the last two sizes that were measured, with some room; null where there are none yet. */

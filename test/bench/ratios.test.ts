@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { clipTimeGrowth, epochRatio, memoryGrowth, predictBytes } from "../../bench/ratios.js";
+import { clipBytes, clipTimeGrowth, epochRatio, predictBytes } from "../../bench/ratios.js";
 
 const sized = (...times: [number, number][]) => times.map(([batch, seconds]) => ({ batch, seconds }));
 const weighed = (...sizes: [number, number][]) => sizes.map(([batch, bytes]) => ({ batch, bytes }));
@@ -15,13 +15,13 @@ describe("clipTimeGrowth", () => {
   });
 });
 
-describe("memoryGrowth", () => {
-  it("is 1 where memory is a constant and a share of each clip", () => {
-    expect(memoryGrowth(weighed([4, 104], [8, 108], [16, 116], [32, 132]))).toEqual([1, 1, 1]);
+describe("clipBytes", () => {
+  it("is what a clip takes where the rest is constant", () => {
+    expect(clipBytes(weighed([4, 116], [8, 132], [16, 164], [32, 228]))).toEqual([4, 4, 4]);
   });
 
-  it("shows what grows faster", () => {
-    expect(memoryGrowth(weighed([4, 104], [8, 108], [16, 132]))).toEqual([1, 3]);
+  it("shows what grows faster, and what does not grow yet", () => {
+    expect(clipBytes(weighed([4, 100], [8, 100], [16, 124], [32, 252]))).toEqual([0, 3, 8]);
   });
 });
 
