@@ -106,7 +106,10 @@ def run(kind, config, metadata, tensors):
         moments = model.encode_moments(given("x"))
         drawn = sample(moments, given("posterior_noise"))
         noised = drawn + given("timestep").view(-1, 1, 1, 1, 1) * given("epsilon")
-        return model, {"moments": moments, "sample": drawn, "decoded": model.decoder(noised, given("timestep"))}, None
+        outputs = {"moments": moments, "sample": drawn, "noised_latent": noised}
+        if "output/decoded" in tensors:
+            outputs["decoded"] = model.decoder(noised, given("timestep"))
+        return model, outputs, None
     if kind == "x-vae-loss":
         options = {"use_nll": True, "wavelet_loss_weight": 0} | config["loss_config"]
         if config["global_step"] >= options["adversarial_start"] or options["perceptual_weight"]:
