@@ -3,7 +3,7 @@ import { check, LtxError } from "../errors.js";
 import { readTensors } from "../formats/checkpoint.js";
 import { Conv2d, Initializer, Module } from "../nn/index.js";
 import { add, cast, linear, lpipsDistance, maxPool2d, relu, reshape } from "../ops/index.js";
-import { type Device, keep, device as openDevice, type Shape, scope, Tensor } from "../tensor/index.js";
+import { checkpoint, type Device, keep, device as openDevice, type Shape, scope, Tensor } from "../tensor/index.js";
 
 /** torchvision's numbers of the convolutions in `vgg16.features`, by slice; a slice's output is compared. */
 const SLICES = [
@@ -29,6 +29,8 @@ export interface LpipsOptions {
   range?: "symmetric" | "unit";
   /** The dtype of activations. */
   computeDtype?: "f32" | "bf16";
+  /** Whether backward computes each slice's inside anew instead of keeping it. */
+  gradientCheckpointing?: boolean;
 }
 
 /** Pixels to the network's inputs: weights (3, 1) for gray, (3, 3) for colour, and a bias (3). */
@@ -147,12 +149,21 @@ export class Lpips extends Module {
 
   /** The output of each slice. */
   private features(video: Tensor): Tensor[] {
+    const { computeDtype = "f32", gradientCheckpointing } = this._options;
     const { gray, colour, bias } = this._inputs;
-    let x = cast(linear(video, video.shape[4] === 1 ? gray : colour, bias), this._options.computeDtype ?? "f32");
-    return SLICES.map((numbers, s) => {
-      if (s > 0) x = maxPool2d(x);
-      for (const n of numbers) x = relu(this.net[sliceName(s)][n].forward(x));
+    let x = scope(() => cast(linear(video, video.shape[4] === 1 ? gray : colour, bias), computeDtype));
+    return SLICES.map((_, s) => {
+      const run = (x: Tensor) => this.slice(s, x);
+      x = gradientCheckpointing ? checkpoint(run, [x]) : run(x);
       return x;
+    });
+  }
+
+  private slice(s: number, x: Tensor): Tensor {
+    return scope(() => {
+      let y = s > 0 ? maxPool2d(x) : x;
+      for (const n of SLICES[s]) y = relu(this.net[sliceName(s)][n].forward(y));
+      return y;
     });
   }
 

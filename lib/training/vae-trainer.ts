@@ -220,13 +220,13 @@ const computeDtype = ({ training }: VaeRunConfig): "bf16" | "f32" =>
 
 async function createLoss(config: VaeRunConfig, device: Device): Promise<VaeLoss> {
   const { compat } = config;
-  const { steps, seed } = config.training;
+  const { steps, seed, gradient_checkpointing: gradientCheckpointing } = config.training;
   const { perceptual_weight: weight, perceptual_start: start, perceptual_checkpoint: weights } = config.loss;
   const range = compat === "reference" ? "unit" : "symmetric";
   const dtype = { computeDtype: computeDtype(config) };
   const perceptual =
     weights !== undefined && weight > 0 && start < steps
-      ? await Lpips.load(weights, { device, range, ...dtype })
+      ? await Lpips.load(weights, { device, range, gradientCheckpointing, ...dtype })
       : null;
   const loss = new VaeLoss(config.loss, new Initializer(device, LOSS_SEED + seed), {
     steps,

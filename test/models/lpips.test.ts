@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Lpips, type LpipsOptions } from "../../lib/models/lpips.js";
 import { affine, concatLast, uniform } from "../../lib/ops/index.js";
-import { backward, noGrad, Tensor } from "../../lib/tensor/index.js";
+import { backward, device, noGrad, Tensor } from "../../lib/tensor/index.js";
 import { relativeError } from "../support/arrays.js";
 import { expectError } from "../support/gradcheck.js";
 import { type State, tinyLpips, writeState } from "../support/lpips.js";
@@ -115,6 +115,31 @@ describe("Lpips", () => {
     const slope = up.reduce((total, v, i) => total + v - down[i], 0) / (2 * h);
     const norm = gradient.reduce((total, v) => total + v * v, 0);
     expect(slope / norm).toBeCloseTo(1, 2);
+  });
+
+  it.each(["f32", "bf16"] as const)("passes the same %s gradient with checkpoints, from fewer bytes", async (dtype) => {
+    const shape = [2, 5, 64, 64, 1];
+    const passes = [];
+    for (const gradientCheckpointing of [false, true]) {
+      const model = create(own, { computeDtype: dtype, gradientCheckpointing });
+      const [a, b] = [0, 1].map((purpose) => uniform(shape, { seed: 4, step: 0, purpose }));
+      b.requiresGrad = true;
+      const before = device().memory().live;
+      device().resetPeak();
+      const distance = model.forward(a, b);
+      const kept = device().memory().live - before;
+      // What is computed of the video without a gradient goes at once, but for the maps that are compared.
+      expect(device().memory().peak - before).toBeLessThan(kept * (gradientCheckpointing ? 2 : 1.2));
+      backward(distance, Tensor.from([1, 1], [2]));
+      const peak = device().memory().peak - before;
+      const values = [await distance.read(), await (b.grad as Tensor).read()];
+      for (const tensor of [a, b, distance]) tensor.dispose();
+      passes.push({ kept, peak, values });
+    }
+    const [whole, checkpointed] = passes;
+    expect(checkpointed.values).toEqual(whole.values);
+    expect(checkpointed.kept).toBeLessThan(whole.kept / 2);
+    expect(checkpointed.peak).toBeLessThan(whole.peak * 0.8);
   });
 
   it("computes in bf16 close to f32", async () => {
