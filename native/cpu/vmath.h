@@ -27,6 +27,14 @@ LTX_INLINE float at_least(float x, float low) { return x < low ? low : x; }
 LTX_INLINE float copy_sign(float magnitude, float sign) {
   return float_from_bits((bits_of(magnitude) & 0x7FFFFFFFu) | (bits_of(sign) & 0x80000000u));
 }
+// -x, with |x| counted as at most `bound`, NaN too. On the bits: GCC makes a comparison and a blend of every bound on a
+// float, which keep one of the two AVX-512 ports busy.
+LTX_INLINE float minus_within(float x, float bound) {
+  const uint32_t magnitude = bits_of(x) & 0x7FFFFFFFu, most = bits_of(bound);
+  return float_from_bits((magnitude < most ? magnitude : most) | (~bits_of(x) & 0x80000000u));
+}
+// y, or NaN where x is.
+LTX_INLINE float unless_nan(float x, float y) { return x != x ? x : y; }
 
 namespace vmath {
 constexpr float kLog2E = 1.44269504f;
@@ -67,10 +75,11 @@ LTX_INLINE float reciprocal(float x) {
   r = __builtin_fmaf(r, __builtin_fmaf(-x, r, 1.0f), r);
   return __builtin_fmaf(r, __builtin_fmaf(-x, r, 1.0f), r);
 }
-// e^-x and 1 / (1 + e^-x), both finite: |x| counts as at most 80, where the sigmoid is within 2e-35 of its limit.
+// e^-x and 1 / (1 + e^-x), both finite: |x| counts as at most 80, where the sigmoid is within 2e-35 of its limit. NaN
+// is left to the caller.
 LTX_INLINE float sigmoid_parts(float x, float& e) {
   int32_t n;
-  const float m = 1.0f + reduced_expm1(at_least(at_most(-x, 80.0f), -80.0f), n);
+  const float m = 1.0f + reduced_expm1(minus_within(x, 80.0f), n);
   e = m * power_of_two(n);
   return reciprocal(1.0f + e);
 }
@@ -78,7 +87,7 @@ LTX_INLINE float sigmoid_parts(float x, float& e) {
 
 LTX_INLINE float vsigmoid(float x) {
   float e;
-  return vmath::sigmoid_parts(x, e);
+  return unless_nan(x, vmath::sigmoid_parts(x, e));
 }
 
 // -t / (2 + t) with t = e^(-2|x|) - 1, which keeps its precision near zero.
@@ -105,26 +114,31 @@ LTX_INLINE float vsoftplus(float x) {
   return at_least(x, 0.0f) + 2.0f * __builtin_fmaf(p * s2, s, s);
 }
 
-LTX_INLINE float vsilu(float x) { return at_least(x, -80.0f) * vsigmoid(x); }
+LTX_INLINE float vsilu(float x) {
+  float e;
+  return at_least(x, -80.0f) * vmath::sigmoid_parts(x, e);
+}
 LTX_INLINE float vsilu_grad(float x) {
   float e;
   const float s = vmath::sigmoid_parts(x, e);
-  return s * __builtin_fmaf(at_most(at_least(x, -80.0f), 80.0f), e * s, 1.0f);
+  return unless_nan(x, s * __builtin_fmaf(-minus_within(x, 80.0f), e * s, 1.0f));
 }
 
 // x sigmoid(2u) with u = sqrt(2 / pi) (x + 0.044715 x^3): the same function as 0.5 x (1 + tanh u), without its
 // cancellation for negative x.
 LTX_INLINE float vgelu_tanh(float x) {
   const float u2 = 1.59576912f * x * __builtin_fmaf(0.044715f * x, x, 1.0f);
-  return at_least(x, -10.0f) * vsigmoid(u2);
+  float e;
+  return at_least(x, -10.0f) * vmath::sigmoid_parts(u2, e);
 }
-LTX_INLINE float vgelu_tanh_grad(float x) {
-  x = at_most(at_least(x, -10.0f), 10.0f);
+LTX_INLINE float vgelu_tanh_grad(float given) {
+  const float x = -minus_within(given, 10.0f);
   const float square = x * x;
   const float u2 = 1.59576912f * x * __builtin_fmaf(0.044715f, square, 1.0f);
   float e;
   const float s = vmath::sigmoid_parts(u2, e);
-  return s * __builtin_fmaf(x * (e * s), 1.59576912f * __builtin_fmaf(3.0f * 0.044715f, square, 1.0f), 1.0f);
+  const float slope = 1.59576912f * __builtin_fmaf(3.0f * 0.044715f, square, 1.0f);
+  return unless_nan(given, s * __builtin_fmaf(x * (e * s), slope, 1.0f));
 }
 
 }  // namespace ltx::cpu
