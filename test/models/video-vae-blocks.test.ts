@@ -1,8 +1,13 @@
 import { afterAll, describe, expect, it } from "vitest";
-import { SpaceToDepthDownsample, UNetMidBlock3D } from "../../lib/models/video-vae/index.js";
+import {
+  DepthToSpaceUpsample,
+  ResnetBlock3D,
+  SpaceToDepthDownsample,
+  UNetMidBlock3D,
+} from "../../lib/models/video-vae/index.js";
 import { Initializer, type Module } from "../../lib/nn/index.js";
 import { normal } from "../../lib/ops/index.js";
-import { device, noGrad, scope } from "../../lib/tensor/index.js";
+import { device, noGrad, scope, type Tensor } from "../../lib/tensor/index.js";
 import { at, draw, generate } from "../support/arrays.js";
 import { checkOp, input } from "../support/gradcheck.js";
 
@@ -72,5 +77,29 @@ describe("attn_res_x", () => {
     expect(block.attention_blocks).toHaveLength(2);
     const source = x();
     expect(await noGrad(() => block.forward(source)).read()).toEqual(await source.read());
+  });
+});
+
+describe("without gradients", () => {
+  /** Bytes at the peak of a forward pass beyond its input, in units of the input's. */
+  const peakOf = (module: Module & { forward(x: Tensor): Tensor }): number => {
+    const x = normal([1, 5, 16, 16, 32], { seed: 1, step: 0, purpose: 0 });
+    const before = device().memory().live;
+    device().resetPeak();
+    scope(() => noGrad(() => void frozen(module).forward(x)));
+    const peak = device().memory().peak - before;
+    x.dispose();
+    return peak / (4 * x.size);
+  };
+
+  it("a residual block holds what it reads and what it writes", () => {
+    expect(peakOf(new ResnetBlock3D(32, 32, init, { norm: "pixel_norm" }))).toBeLessThan(2.1);
+    expect(peakOf(new ResnetBlock3D(32, 32, init, { norm: "group_norm", groups: 4 }))).toBeLessThan(2.1);
+  });
+
+  it("an upsampling block holds no more than three outputs", () => {
+    const output = (9 * 32 * 32) / (5 * 16 * 16); // channels stay: factor 8 in space and time
+    const block = new DepthToSpaceUpsample(32, init, { stride: [2, 2, 2], residual: true });
+    expect(peakOf(block)).toBeLessThan(3.05 * output);
   });
 });

@@ -52,6 +52,13 @@ export function modulationTable(table: Parameter, embedding: Tensor): Tensor {
   return addRows(reshape(embedding, [embedding.shape[0], rows, channels]), table);
 }
 
+/** f(x), behind which x is gone: the tape, if any, holds what it needs of it. */
+function through(x: Tensor, f: (x: Tensor) => Tensor): Tensor {
+  const y = f(x);
+  if (y !== x) x.dispose();
+  return y;
+}
+
 /**
  * Norm, modulation, SiLU, convolution, noise; the same again; plus the input, which a layer norm and a 1×1×1
  * convolution bring to the new width when that differs (reference ResnetBlock3D).
@@ -114,10 +121,13 @@ export class ResnetBlock3D extends Module {
         plane && scale ? addPlane(h, plane, scale) : h;
 
       let h = this.norm1.forward(x, { modulation: modulation(0), activation: "silu" });
-      h = inject(this.conv1.forward(h), plane1, this.per_channel_scale1);
-      h = this.norm2.forward(h, { modulation: modulation(2), activation: "silu" });
-      const shortcut = this.conv_shortcut && this.norm3 ? this.conv_shortcut.forward(this.norm3.forward(x)) : x;
-      return inject(this.conv2.forward(h, shortcut), plane2, this.per_channel_scale2);
+      h = through(h, (h) => this.conv1.forward(h));
+      h = through(h, (h) => inject(h, plane1, this.per_channel_scale1));
+      h = through(h, (h) => this.norm2.forward(h, { modulation: modulation(2), activation: "silu" }));
+      const { conv_shortcut, norm3 } = this;
+      const shortcut = conv_shortcut && norm3 ? through(norm3.forward(x), (h) => conv_shortcut.forward(h)) : x;
+      h = through(h, (h) => this.conv2.forward(h, shortcut));
+      return through(h, (h) => inject(h, plane2, this.per_channel_scale2));
     });
   }
 }
@@ -231,7 +241,7 @@ export class DepthToSpaceUpsample extends Module {
     return scope(() => {
       const { stride, factor = 1, residual = false } = this._options;
       const dropFirst = stride[0] === 2;
-      const y = depthToSpace(this.conv.forward(x), { stride, dropFirst });
+      const y = through(this.conv.forward(x), (h) => depthToSpace(h, { stride, dropFirst }));
       if (!residual) return y;
       const repeat = (stride[0] * stride[1] * stride[2]) / factor;
       return add(y, depthToSpace(x, { stride, dropFirst, repeat }));
@@ -270,7 +280,7 @@ export class SpaceToDepthDownsample extends Module {
     return scope(() => {
       const { _stride: stride, _group: group } = this;
       const h = stride[0] === 2 ? replicateEdges(x, 1, 1, 0) : x;
-      const y = spaceToDepth(this.conv.forward(h), { stride });
+      const y = through(this.conv.forward(h), (h) => spaceToDepth(h, { stride }));
       return add(y, groupMean(spaceToDepth(h, { stride }), group));
     });
   }
