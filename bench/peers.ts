@@ -10,19 +10,14 @@ export interface Peer {
 }
 
 /**
- * PyTorch's memory on a CPU at its best: freed blocks stay with the process, in huge pages. By itself glibc hands each
- * large block back to the system, and each step pays for its pages anew. What is set already stays.
+ * PyTorch's large tensors in huge pages, on a CPU: glibc takes their memory from the system anew for each, and ordinary
+ * pages then cost more than the work. What is set already stays.
  */
-const HEAP: Record<string, string> = {
-  MALLOC_MMAP_THRESHOLD_: String(2 ** 34),
-  MALLOC_TRIM_THRESHOLD_: String(2 ** 34),
-  THP_MEM_ALLOC_ENABLE: "1",
-};
+const HUGE_PAGES = `THP_MEM_ALLOC_ENABLE=${process.env.THP_MEM_ALLOC_ENABLE ?? 1}`;
 
-function peerCommand(python: string, script: string, cuda: boolean): readonly string[] {
-  const settings = Object.entries(HEAP).map(([name, value]) => `${name}=${process.env[name] ?? value}`);
-  return [...(cuda ? [] : ["env", ...settings]), python, join(__dirname, "peers", script)];
-}
+const peerCommand = (python: string, script: string, cuda: boolean): readonly string[] => {
+  return [...(cuda ? [] : ["env", HUGE_PAGES]), python, join(__dirname, "peers", script)];
+};
 
 /** The command of bench/peers/`script`, where PyTorch can be imported. @throws {Error} when `torch` was asked for and can't. */
 export function findPeer(script: string, choice: PeerChoice, cuda: boolean): Peer {
