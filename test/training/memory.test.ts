@@ -64,6 +64,47 @@ describe("live bytes", () => {
   });
 });
 
+describe("peak bytes of a step", () => {
+  /** Beyond what lies between two steps, after which no gradient is left. */
+  async function peakAt(gradient_checkpointing: boolean, batch_size: number): Promise<number> {
+    const trainer = await VaeTrainer.create({
+      config: tinyVae((file) => {
+        Object.assign(file.vae.vae_config.params, {
+          encoder_blocks: [
+            ["res_x", 12],
+            ["compress_all", 1],
+          ],
+          decoder_blocks: [
+            ["compress_all", 1],
+            ["res_x", 12],
+          ],
+        });
+        Object.assign(file.vae.training, { gradient_checkpointing, batch_size });
+      }),
+    });
+    await collect(trainer.run({ steps: 1 }));
+    const between = await live();
+    device().resetPeak();
+    await collect(trainer.run({ steps: 2 }));
+    expect(device().memory()).toMatchObject({ live: between, groups: { gradients: 0 } });
+    const peak = device().memory().peak - between;
+    trainer.dispose();
+    return peak;
+  }
+
+  it("grow by the same for each clip, and by less than half with checkpoints", async () => {
+    const growth = [];
+    for (const checkpointing of [false, true]) {
+      const peaks = [];
+      for (const batch of [16, 32, 48]) peaks.push(await peakAt(checkpointing, batch));
+      const [first, second] = [peaks[1] - peaks[0], peaks[2] - peaks[1]];
+      expect(second / first).toBeCloseTo(1, 1);
+      growth.push(first);
+    }
+    expect(growth[1]).toBeLessThan(0.5 * growth[0]);
+  });
+});
+
 describe("nothing stays behind", () => {
   it("when a run is left in the middle of a step", async () => {
     const trainer = await VaeTrainer.create({ config: tinyVae() });
