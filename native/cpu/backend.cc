@@ -140,5 +140,9 @@ extern "C" __attribute__((visibility("default"))) const LtxBackend* ltx_backend(
     std::snprintf(reason, reason_size, "this processor lacks %s", LTX_CPU_ISA);
     return nullptr;
   }
+#if defined(__AVX512F__)
+  // LTX_CPU_ISA=avx512 means no more than that, for oneDNN too.
+  if (std::getenv("LTX_CPU_ISA")) dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core_bf16);
+#endif
   return &ltx::cpu::kBackend;
 }

@@ -70,7 +70,7 @@ void parallel(int64_t n, double cost, Body&& body) {
   }
 }
 
-// Scratch memory of the worker thread, 64-byte aligned, kept between calls. Each slot (0..7) is a buffer of its own.
+// Scratch memory of the worker thread, 64-byte aligned, kept between calls. Each slot (0..8) is a buffer of its own.
 void* scratch(int slot, size_t bytes);
 template <class T>
 T* scratch(int slot, int64_t count) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "linear.h"
+#include "products.h"
 #include "weight_cache.h"
 
 namespace ltx::cpu {
@@ -290,6 +291,23 @@ void run_backward_weight(const Shape& s, const void* x, const void* dy, float* d
   reorder(blocked, s.plain_weight(), dw);
 }
 
+Layer layer_of(const Shape& s) {
+  return {s.batch * s.out_frames * s.out_height * s.out_width, s.in, s.out, s.taps * s.kernel_h * s.kernel_w, &s};
+}
+
+// Whether tiles compute y and dx faster than oneDNN: measured, on AMX and without it. Where weights are few, patches
+// cost tiles more than oneDNN's reorders; where positions are few, reading weights is all that counts.
+bool uses_tiles(const Shape& s) {
+  if (tiles() == Tiles::kNone) return false;
+  if (tiles() != Tiles::kAmx) return s.type == Type::bf16 && onednn_has_bf16() && few_positions(s, 2);
+  if (s.type == Type::f32) return f32_by_tiles(layer_of(s));
+  return s.weight_size() > int64_t{1} << 19 || uses_columns(s) || strided(s);
+}
+
+bool weight_gradient_uses_tiles(const Shape& s) {
+  return tiles() == Tiles::kAmx && (s.type == Type::bf16 || f32_by_tiles(layer_of(s)));
+}
+
 }  // namespace
 
 void conv3d(const Call& call) {
@@ -297,10 +315,9 @@ void conv3d(const Call& call) {
   if (!y.size()) return;
   if (ran_in_f32(call, x, 4, conv3d)) return;
   const Shape s = shape_of(call, x, y, *w.tensor);
-  if (s.is_matmul()) {
-    static const LtxTensor absent = {nullptr, {}, -1, LTX_F32, 0, nullptr};
-    return matmul_forward(x, w, bias, residual, y, Operand{&absent}, kUnaryNone);
-  }
+  static const LtxTensor absent = {nullptr, {}, -1, LTX_F32, 0, nullptr};
+  if (s.is_matmul()) return matmul_forward(x, w, bias, residual, y, Operand{&absent}, kUnaryNone);
+  if (uses_tiles(s)) return tiled_forward(layer_of(s), x, w, bias, residual, y, Operand{&absent}, kUnaryNone);
   if (uses_columns(s)) return column_conv3d(s, x, w, bias, residual, y);
   Primitive& main = forward_primitive(s, s.type, static_cast<bool>(bias));
   main.run({{DNNL_ARG_SRC, x.data<void>()},
@@ -325,6 +342,7 @@ void conv3d_backward_input(const Call& call) {
   if (ran_in_f32(call, dy, 2, conv3d_backward_input)) return;
   const Shape s = shape_of(call, dx, dy, *w.tensor);
   if (s.is_matmul()) return matmul_backward_input(dy, w, dx);
+  if (uses_tiles(s)) return tiled_backward_input(layer_of(s), dy, w, dx, false);
   // oneDNN's strided bf16 gradients (AMX) are wrong at any size, most where the strides differ.
   if (uses_columns(s) || (s.type == Type::bf16 && strided(s))) return column_conv3d_backward_input(s, dy, w, dx);
   Primitive& main = backward_input_primitive(s, s.type);
@@ -351,6 +369,7 @@ void conv3d_backward_weight(const Call& call) {
   if (ran_in_f32(call, x, 2, conv3d_backward_weight)) return;
   const Shape s = shape_of(call, x, dy, *dw.tensor);
   if (s.is_matmul()) return matmul_backward_weight(x, dy, dw, dbias);
+  if (weight_gradient_uses_tiles(s)) return tiled_backward_weight(layer_of(s), x, dy, dw, dbias);
   if (weight_gradient_uses_columns(s)) return column_conv3d_backward_weight(s, x, dy, dw, dbias);
   run_backward_weight(s, x.data<void>(), dy.data<void>(), dw.data<float>(), dbias.tensor->data);
   for (const End& end : repeated_ends(s)) {

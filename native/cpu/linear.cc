@@ -1,5 +1,6 @@
 #include "linear.h"
 
+#include "products.h"
 #include "weight_cache.h"
 
 namespace ltx::cpu {
@@ -57,6 +58,11 @@ void activate(const void* pre, void* y, int64_t rows, int64_t columns, Type type
 // oneDNN 2.6's bf16 products (AMX) crash or give wrong sums where 63 numbers are summed, and only there.
 bool broken_in_bf16(Operand x, int64_t terms) { return x.dtype() == LTX_BF16 && terms == 63; }
 
+// AMX multiplies faster than oneDNN uses it, and keeps no copies of weights.
+bool uses_tiles(Operand x, const Layer& layer) {
+  return tiles() == Tiles::kAmx && layer.in && (x.dtype() == LTX_BF16 || f32_by_tiles(layer));
+}
+
 // The weight of a product as oneDNN's (in, out) matrix. f32 is read where it lies, which is as fast as a packed copy;
 // bf16 needs a copy anyway and takes the layout that the primitive likes best.
 memory::desc plain_weight(Operand w, bool transpose) {
@@ -93,6 +99,8 @@ void write_zeros(Operand out) {
 
 void matmul_forward(Operand x, Operand w, Operand bias, Operand residual, Operand y, Operand pre, Unary act) {
   if (!y.size()) return;
+  const Layer layer = {y.size() / y.columns(), x.columns(), y.columns()};
+  if (uses_tiles(x, layer)) return tiled_forward(layer, x, w, bias, residual, y, pre, act);
   if (broken_in_bf16(x, x.columns())) {
     const LtxTensor operands[] = {*x.tensor, *w.tensor, *bias.tensor, *residual.tensor, *y.tensor, *pre.tensor};
     const double scalars[] = {static_cast<double>(act)};
@@ -101,7 +109,7 @@ void matmul_forward(Operand x, Operand w, Operand bias, Operand residual, Operan
       matmul_forward(c[0], c[1], c[2], c[3], c[4], c[5], static_cast<Unary>(c.integer(0)));
     });
   }
-  const int64_t rows = y.size() / y.columns(), in = x.columns(), out = y.columns();
+  const int64_t rows = layer.rows, in = layer.in, out = layer.out;
   const Type type = onednn_type(x.dtype());
   const Unary fused = pre ? kUnaryNone : act;
   const memory::desc plain = plain_weight(w, true);
@@ -130,13 +138,15 @@ void matmul_forward(Operand x, Operand w, Operand bias, Operand residual, Operan
 
 void matmul_backward_input(Operand dy, Operand w, Operand dx, bool accumulate) {
   if (!dx.size() || !dy.size()) return accumulate ? void() : write_zeros(dx);
+  const Layer layer = {dx.size() / dx.columns(), dx.columns(), dy.columns()};
+  if (uses_tiles(dy, layer)) return tiled_backward_input(layer, dy, w, dx, accumulate);
   if (broken_in_bf16(dy, dy.columns())) {
     const LtxTensor operands[] = {*dy.tensor, *w.tensor, *dx.tensor};
     const double scalars[] = {static_cast<double>(accumulate)};
     const LtxCall raw = {nullptr, operands, scalars, 3, 1, nullptr, 0};
     return run_in_f32(Call{&raw}, 2, [](const Call& c) { matmul_backward_input(c[0], c[1], c[2], c.integer(0) != 0); });
   }
-  const int64_t rows = dx.size() / dx.columns(), in = dx.columns(), out = dy.columns();
+  const int64_t rows = layer.rows, in = layer.in, out = layer.out;
   const Type type = onednn_type(dy.dtype()), target = onednn_type(dx.dtype());
   const memory::desc plain = plain_weight(w, false);
   Primitive& product = primitive_for(
@@ -159,12 +169,14 @@ void matmul_backward_weight(Operand x, Operand dy, Operand dw, Operand dbias) {
     write_zeros(dw);
     return write_zeros(dbias);
   }
+  const Layer layer = {x.size() / x.columns(), x.columns(), dy.columns()};
+  if (uses_tiles(x, layer)) return tiled_backward_weight(layer, x, dy, dw, dbias);
   if (broken_in_bf16(x, x.rows())) {
     const LtxTensor operands[] = {*x.tensor, *dy.tensor, *dw.tensor, *dbias.tensor};
     const LtxCall raw = {nullptr, operands, nullptr, 4, 0, nullptr, 0};
     return run_in_f32(Call{&raw}, 2, [](const Call& c) { matmul_backward_weight(c[0], c[1], c[2], c[3]); });
   }
-  const int64_t rows = x.size() / x.columns(), in = x.columns(), out = dy.columns();
+  const int64_t rows = layer.rows, in = layer.in, out = layer.out;
   const Type type = onednn_type(x.dtype());
   primitive_for({kBackwardWeight, rows, in, out, static_cast<int64_t>(type), omp_get_max_threads()}, [&] {
     const dnnl::matmul::desc desc(transposed(out, rows, type), matrix(rows, in, type), matrix(out, in, Type::f32));
