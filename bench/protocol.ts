@@ -22,7 +22,7 @@ export interface VaeSetup extends Common {
 
 /** A training step of the transformer, or its forward pass alone. */
 export interface FlowSetup extends Common {
-  name: "flow-step" | "ltx-forward";
+  name: "flow-step" | "flow-step-padded" | "ltx-forward";
   /** shape: a latent's (F, H, W, C); text: an embedding's (L, C), of which the first `words` tokens count. */
   config: {
     transformer: TransformerOptions;

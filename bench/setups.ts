@@ -12,7 +12,14 @@ type StepName = Setup["name"];
 
 /** Batch sizes. `tiny` only shows that everything works. */
 export const SUITES: Record<SuiteName, Partial<Record<StepName, readonly number[]>>> = {
-  cpu: { "vae-step": [1, 4], "vae-encode": [1, 4], "vae-decode": [1, 4], "flow-step": [32, 128], sample: [8] },
+  cpu: {
+    "vae-step": [1, 4],
+    "vae-encode": [1, 4],
+    "vae-decode": [1, 4],
+    "flow-step": [32, 128],
+    "flow-step-padded": [32],
+    sample: [8],
+  },
   gpu: { "vae-step": [8], "flow-step": [128], "ltx-forward": [1], "vae-decode": [1] },
   tiny: {
     "vae-step": [2],
@@ -24,7 +31,7 @@ export const SUITES: Record<SuiteName, Partial<Record<StepName, readonly number[
   },
 };
 export const STEP_NAMES: readonly StepName[] = [
-  ...(["vae-step", "vae-encode", "vae-decode", "flow-step", "sample", "ltx-forward"] as const),
+  ...(["vae-step", "vae-encode", "vae-decode", "flow-step", "flow-step-padded", "sample", "ltx-forward"] as const),
 ];
 
 const example = ["autoencoder.yaml", "ltx_video.yaml"].map((file) => join(packageRoot, "configs/moving_mnist", file));
@@ -177,7 +184,7 @@ export async function setups({ suite, device, only, dtype, batch, config }: Choi
     }
     if (run.kind !== "vae") {
       const flow = run.kind === "quickstart" ? run.flow : run;
-      models.push(flowSetup(flow), sampleSetup(flow));
+      models.push(flowSetup(flow), { ...flowSetup(flow), name: "flow-step-padded" }, sampleSetup(flow));
     }
   }
   if (official) models.push(ltxForward(suite === "tiny"), officialDecode(suite === "tiny"));

@@ -1,6 +1,7 @@
 /** What bench/steps.ts repeats: a training step, or a pass without gradients. */
 import { eulerSample, flowLoss } from "../lib/diffusion/index.js";
 import { VaeLoss } from "../lib/losses/index.js";
+import { paddedLength } from "../lib/models/text-encoder/index.js";
 import { LtxVideoTransformer } from "../lib/models/transformer/index.js";
 import { Decoder } from "../lib/models/video-vae/decoder.js";
 import { Encoder } from "../lib/models/video-vae/encoder.js";
@@ -66,8 +67,10 @@ function vaeTask({ batch, dtype, config }: VaeSetup, device: Device): Task {
   return training(vae.parameters(), { lr: 4.5e-6, betas: [0.5, 0.9] }, loss);
 }
 
-/** Embeddings of prompts, and which of their tokens count. */
-function prompts(batch: number, { text: [length, width], words }: FlowSetup["config"], device: Device) {
+/** Embeddings of prompts, and which of their tokens count; as many tokens as the text encoders give, or all. */
+function prompts(batch: number, { text, words }: FlowSetup["config"], device: Device, all = false) {
+  const [longest, width] = text;
+  const length = all ? longest : paddedLength([words], longest);
   const counts = Float32Array.from({ length: batch * length }, (_, i) => (i % length < words ? 1 : 0));
   return {
     text: normal([batch, length, width], key(1), { device }),
@@ -78,7 +81,7 @@ function prompts(batch: number, { text: [length, width], words }: FlowSetup["con
 function flowTask({ name, batch, dtype, config }: FlowSetup, device: Device): Task {
   const model = new LtxVideoTransformer(config.transformer, new Initializer(device), { computeDtype: dtype });
   const x0 = normal([batch, ...config.shape], key(0), { device });
-  const { text, mask } = prompts(batch, config, device);
+  const { text, mask } = prompts(batch, config, device, name !== "flow-step");
   if (name === "ltx-forward") {
     const t = uniform([batch], key(2), { device });
     return inference(model.parameters(), () => model.forward(x0, t, text, mask));

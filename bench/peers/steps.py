@@ -210,6 +210,7 @@ TASKS = {
     "vae-encode": VaeEncode,
     "vae-decode": VaeDecode,
     "flow-step": FlowStep,
+    "flow-step-padded": FlowStep,
     "sample": Sample,
     "ltx-forward": LtxForward,
 }

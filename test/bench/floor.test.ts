@@ -88,7 +88,14 @@ describe("the suites", () => {
     const choice = { suite: "cpu", device: "cpu", only: [], dtype: ["bf16"], batch: [], config: [] } as const;
     expect((await setups(choice)).map(plain)).toEqual([
       ...["vae-step bf16 1", "vae-step bf16 4", "vae-encode bf16 1", "vae-encode bf16 4"],
-      ...["vae-decode bf16 1", "vae-decode bf16 4", "flow-step bf16 32", "flow-step bf16 128", "sample bf16 8"],
+      ...[
+        "vae-decode bf16 1",
+        "vae-decode bf16 4",
+        "flow-step bf16 32",
+        "flow-step bf16 128",
+        "flow-step-padded bf16 32",
+        "sample bf16 8",
+      ],
     ]);
   });
 

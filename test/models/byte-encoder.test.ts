@@ -39,12 +39,13 @@ describe("byteTokens", () => {
 });
 
 describe("ByteTextEncoder", () => {
-  it("gives embeddings and a mask of its fixed length", async () => {
+  it("gives embeddings and a mask as long as the longest prompt, in steps of 8, at most of its full length", async () => {
     const encoder = build();
     const { embeddings, mask } = encode(encoder, ["ab", ""]);
-    expect(embeddings.shape).toEqual([2, 12, 16]);
+    expect(embeddings.shape).toEqual([2, 8, 16]);
     expect(embeddings.dtype).toBe("f32");
-    expect(await floats(mask)).toEqual([1, 1, 1, 1, ...Array(8).fill(0), 1, 1, ...Array(10).fill(0)]);
+    expect(await floats(mask)).toEqual([1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0]);
+    expect(encode(encoder, ["three and 7"]).mask.shape).toEqual([1, 12]);
     expect([encoder.width, encoder.maxLength, encoder.trainable]).toEqual([16, 12, true]);
   });
 

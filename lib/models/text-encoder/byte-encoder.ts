@@ -2,7 +2,13 @@ import { check } from "../../errors.js";
 import { type Initializer, LayerNorm, Linear, Module, type Parameter } from "../../nn/index.js";
 import { add, addRows, affine, attention, cast, gatherRows } from "../../ops/index.js";
 import { scope, Tensor } from "../../tensor/index.js";
-import { checkPrompts, type PreparedPrompts, type TextEmbedding, type TextEncoder } from "./text-encoder.js";
+import {
+  checkPrompts,
+  type PreparedPrompts,
+  paddedLength,
+  type TextEmbedding,
+  type TextEncoder,
+} from "./text-encoder.js";
 
 export interface ByteEncoderOptions {
   width: number;
@@ -128,25 +134,35 @@ export class ByteTextEncoder extends Module implements TextEncoder {
   }
 
   /**
-   * Embeddings (B, max_length, width) f32 and mask (B, max_length) f32 of B prompts.
+   * Embeddings (B, L, width) f32 and mask (B, L) f32 of B prompts, L by {@link paddedLength}.
    * @throws {LtxError} `invalid_argument` for anything but a list of strings.
    */
   encode(prompts: readonly string[]): TextEmbedding {
     checkPrompts("byte encoder", prompts);
     const { maxLength, device } = this;
-    const tokens = new Int32Array(prompts.length * maxLength);
+    const encoded = prompts.map((prompt) => byteTokens(prompt, maxLength));
+    const length = paddedLength(
+      encoded.map((row) => row.length),
+      maxLength,
+    );
+    const tokens = new Int32Array(prompts.length * length);
     const counts = new Float32Array(tokens.length);
-    for (const [i, prompt] of prompts.entries()) {
-      const encoded = byteTokens(prompt, maxLength);
-      tokens.set(encoded.tokens, i * maxLength);
-      counts.fill(1, i * maxLength, i * maxLength + encoded.length);
+    for (const [i, row] of encoded.entries()) {
+      tokens.set(row.tokens.subarray(0, length), i * length);
+      counts.fill(1, i * length, i * length + row.length);
     }
-    const shape = [prompts.length, maxLength];
+    const shape = [prompts.length, length];
     return scope(() => {
       const mask = Tensor.from(counts, shape, { device });
       const scores = affine(mask, -MASKED, MASKED);
+      const places = Tensor.from(
+        Int32Array.from({ length }, (_, i) => i),
+        [length],
+        { device },
+      );
+      const positions = gatherRows(this.position_embedding.weight, places);
       let h = gatherRows(this.token_embedding.weight, Tensor.from(tokens, shape, { device }));
-      h = cast(addRows(h, this.position_embedding.weight), this.options.computeDtype ?? "f32");
+      h = cast(addRows(h, positions), this.options.computeDtype ?? "f32");
       for (const layer of this.layers) h = layer.forward(h, scores);
       return { embeddings: this.norm.forward(cast(h, "f32")), mask };
     });

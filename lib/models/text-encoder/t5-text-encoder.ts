@@ -5,7 +5,7 @@ import { type Device, device as openDevice, scope, Tensor } from "../../tensor/i
 import { PromptCache, type PromptCacheOptions } from "./prompt-cache.js";
 import type { T5Encoder } from "./t5-encoder.js";
 import { findT5Folder, T5Folder } from "./t5-folder.js";
-import { checkPrompts, type PreparedPrompts, type TextEncoder } from "./text-encoder.js";
+import { checkPrompts, type PreparedPrompts, paddedLength, type TextEncoder } from "./text-encoder.js";
 
 export interface T5TextEncoderOptions {
   /** The model's name on the Hugging Face hub, for the look-up; see {@link findT5Folder}. */
@@ -84,15 +84,16 @@ export class T5TextEncoder implements TextEncoder {
     // Row 0 is the padding's.
     const counts = rows.map((part) => part.length / width);
     const table = new Float32Array((1 + counts.reduce((a, b) => a + b, 0)) * width);
-    const index = new Int32Array(prompts.length * maxLength);
+    const length = paddedLength(counts, maxLength);
+    const index = new Int32Array(prompts.length * length);
     const mask = new Float32Array(index.length);
     let next = 1;
     for (const [i, part] of rows.entries()) {
       table.set(part, next * width);
-      for (let k = 0; k < counts[i]; k++) index[i * maxLength + k] = next++;
-      mask.fill(1, i * maxLength, i * maxLength + counts[i]);
+      for (let k = 0; k < counts[i]; k++) index[i * length + k] = next++;
+      mask.fill(1, i * length, i * length + counts[i]);
     }
-    const shape = [prompts.length, maxLength];
+    const shape = [prompts.length, length];
     return () =>
       scope(() => {
         const features = Tensor.from(table, [table.length / width, width], { device });

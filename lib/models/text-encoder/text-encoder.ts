@@ -4,7 +4,7 @@ import type { Tensor } from "../../tensor/index.js";
 
 /** What the transformer reads of prompts. */
 export interface TextEmbedding {
-  /** (B, L, width) f32. */
+  /** (B, L, width) f32. L is that of {@link paddedLength}: what every prompt pads would take most of the work. */
   embeddings: Tensor;
   /** (B, L) f32: 1 for tokens that count, 0 for padding. */
   mask: Tensor;
@@ -13,11 +13,11 @@ export interface TextEmbedding {
 /** Queues the encoding of prompts that are ready for it; may be called more than once. */
 export type PreparedPrompts = () => TextEmbedding;
 
-/** Turns prompts into features of a fixed number of tokens. The empty prompt stands for "unconditional". */
+/** Turns prompts into features of their tokens. The empty prompt stands for "unconditional". */
 export interface TextEncoder {
   /** Features of each token. */
   readonly width: number;
-  /** Tokens of every prompt, after padding or truncation. */
+  /** Longer prompts are cut to so many tokens. */
   readonly maxLength: number;
   /** Whether it learns together with the transformer; a frozen one's features are computed once and kept. */
   readonly trainable: boolean;
@@ -26,6 +26,17 @@ export interface TextEncoder {
   /** Those that an optimizer updates; none when frozen. */
   parameters(): Parameter[];
   dispose(): void;
+}
+
+/** Lengths of batches are multiples of it, so that few shapes occur. */
+const LENGTH_STEP = 8;
+
+/**
+ * The tokens that a batch is padded to: enough for its longest prompt. The reference pads to `maxLength`; tokens that the
+ * mask drops get probability 0 there, so what is left out changes nothing.
+ */
+export function paddedLength(counts: readonly number[], maxLength: number): number {
+  return Math.min(maxLength, Math.ceil(Math.max(1, ...counts) / LENGTH_STEP) * LENGTH_STEP);
 }
 
 /** @throws {LtxError} `invalid_argument` for anything but a list of strings; `op` stands in the message. */
