@@ -179,6 +179,52 @@ describe("conv3d", () => {
     }
   });
 
+  describe("with enough rows and channels for whole tiles and parts of them", () => {
+    const kernel: Triple = [3, 3, 3];
+    const variants: Variant[] = [
+      { x: [1, 3, 7, 7, 33], outputs: 35, kernel, ...causal },
+      { x: [2, 1, 9, 8, 32], outputs: 65, kernel, ...symmetric },
+      { x: [1, 2, 9, 9, 40], outputs: 33, kernel, ...zeros },
+      { x: [2, 6, 9, 10, 33], outputs: 34, kernel, stride: [2, 1, 1], ...causal },
+      { x: [3, 3, 14, 14, 32], outputs: 32, kernel, stride: [1, 2, 2], ...causal },
+    ];
+    for (const variant of variants) {
+      const { x: shape, outputs, stride = [1, 1, 1], padTime = [0, 0], padSpace = [0, 0], replicate = false } = variant;
+      it(`${shape} to ${outputs} by ${stride}`, async () => {
+        await verify({ ...variant, residual: true, gradient: false });
+        const options = { stride, padTime, padSpace, replicate };
+        const weight = [outputs, ...kernel, shape[4]];
+        const [x, w] = [draw(shape, 1), draw(weight, 2, -0.1, 0.1)];
+        const dy = draw(ops.conv3dShape(shape, weight, options), 3);
+        const dot = (a: ArrayLike<number>, b: ArrayLike<number>) => {
+          let sum = 0;
+          for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
+          return sum;
+        };
+        const size = (a: ArrayLike<number>) => Math.sqrt(dot(a, a));
+        for (const [dtype, tolerance] of [
+          ["f32", 1e-5],
+          ["bf16", 1e-2],
+        ] as const) {
+          const [input, kernels] = [fromArr(x, dtype), fromArr(w)];
+          input.requiresGrad = kernels.requiresGrad = true;
+          backward(ops.conv3d(input, kernels, null, options), fromArr(dy, dtype));
+          const [dx, dw] = [await input.grad!.read(), await kernels.grad!.read()];
+          // The product is linear in each operand: along any direction its change is known.
+          for (let k = 10; k < 14; k++) {
+            const [v, u] = [draw(shape, k), draw(weight, k, -0.1, 0.1)];
+            const alongX = reference.linear.conv3d(v, w, null, null, options);
+            const alongW = reference.linear.conv3d(x, u, null, null, options);
+            const near = (got: number, expected: number, scale: number) =>
+              expect(Math.abs(got - expected)).toBeLessThan(tolerance * scale);
+            near(dot(dx, v.data), dot(dy.data, alongX.data), size(dx) * size(v.data) * 0.1);
+            near(dot(dw, u.data), dot(dy.data, alongW.data), size(dw) * size(u.data) * 0.1);
+          }
+        }
+      });
+    }
+  });
+
   it("an empty batch", async () => {
     await verify({ x: [0, 3, 4, 4, 3], outputs: 2, kernel: [3, 3, 3], residual: true, ...causal });
   });

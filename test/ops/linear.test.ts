@@ -1,10 +1,10 @@
 import fc from "fast-check";
-import { describe, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import type { UnaryKind } from "../../lib/ops/index.js";
 import * as ops from "../../lib/ops/index.js";
-import { scope } from "../../lib/tensor/index.js";
-import { type Arr, draw, map } from "../support/arrays.js";
-import { checkOp, expectError, input, parameter, some } from "../support/gradcheck.js";
+import { scope, Tensor } from "../../lib/tensor/index.js";
+import { type Arr, draw, map, relativeError } from "../support/arrays.js";
+import { checkOp, expectError, fromArr, input, parameter, some } from "../support/gradcheck.js";
 import * as reference from "../support/reference.js";
 
 const { activations } = reference.elementwise;
@@ -58,6 +58,16 @@ describe("linear", () => {
 
   it("keeps its accuracy in larger products", async () => {
     await verify([130, 257], 129, true, "gelu_tanh", false);
+  });
+
+  it("is as exact in f32 as its numbers allow, whatever it is made of and whatever their size", async () => {
+    for (const scale of [1, 1e-12, 1e12]) {
+      const [x, w] = [draw([160, 512], 1, -scale, scale), draw([96, 512], 2)];
+      const y = ops.linear(Tensor.from(Float32Array.from(x.data), x.shape), fromArr(w));
+      const expected = reference.linear.linear(x, w, null);
+      expect(relativeError(await y.read(), expected.data)).toBeLessThan(4e-7);
+      y.dispose();
+    }
   });
 
   it("fits its reference for drawn shapes", async () => {
