@@ -3,18 +3,22 @@ import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
-import { beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { TextToVideo } from "../../lib/pipelines/index.js";
 import { device } from "../../lib/tensor/index.js";
+import { type Compiled, compileLibrary } from "../support/compiled.js";
 import { root, testFolder } from "../support/tiny.js";
 import { trainTiny } from "../support/tiny-models.js";
 
 const folder = testFolder();
 const script = join(__dirname, "..", "support", "sampler-worker.cjs");
 let checkpoint: string;
+let library: Compiled; // a thread can't load TypeScript that is imported later
 beforeAll(async () => {
+  library = compileLibrary();
   checkpoint = await trainTiny(folder);
 });
+afterAll(() => library.remove());
 
 const SEEDS = [1, 2, 3, 4, 5, 6, 7, 8];
 const STEPS = 6;
@@ -34,7 +38,7 @@ async function alone(): Promise<Map<number, string>> {
 }
 
 function work(seeds: number[], steps = STEPS) {
-  const worker = new Worker(script, { workerData: { checkpoint, seeds, steps } });
+  const worker = new Worker(script, { workerData: { library: library.path("index.js"), checkpoint, seeds, steps } });
   const hashes = new Map<number, string>();
   const started = new Promise<void>((resolve) => {
     worker.on("message", ({ seed, hash }) => {
@@ -79,10 +83,9 @@ describe("the end of the process", () => {
   const run = (body: string) =>
     new Promise<{ code: number | null; stderr: string }>((resolve) => {
       const library = join(root, "lib", "index.ts");
-      const source = `require("tsx/cjs");
-        const { TextToVideo, device, ops, Tensor } = require(${JSON.stringify(library)});
+      const source = `const { TextToVideo, device, ops, Tensor } = require(${JSON.stringify(library)});
         (async () => { ${body} })();`;
-      const child = execFile(process.execPath, ["-e", source], { cwd: root }, (_, __, stderr) => {
+      const child = execFile(process.execPath, ["--import", "tsx", "-e", source], { cwd: root }, (_, __, stderr) => {
         resolve({ code: child.exitCode, stderr });
       });
     });

@@ -6,7 +6,6 @@ import { dirname, join } from "node:path";
 import { ModuleKind, ScriptTarget, transpileModule } from "typescript";
 
 const root = join(__dirname, "..", "..");
-const parts = ["errors.ts", "native.ts", "tensor", "ops", "nn", "optim"];
 
 export interface Compiled {
   /** Path of a module, e.g. `tensor/index.js`. */
@@ -18,13 +17,11 @@ export interface Compiled {
 
 export function compileLibrary(): Compiled {
   const folder = mkdtempSync(join(tmpdir(), "ltx-compiled-"));
-  for (const name of ["build", "prebuilds", "node_modules"]) {
+  for (const name of ["build", "prebuilds", "node_modules", "assets", "configs", "package.json"]) {
     if (readdirSync(root).includes(name)) symlinkSync(join(root, name), join(folder, name));
   }
-  const sources = parts.flatMap((part) => {
-    if (part.endsWith(".ts")) return [part];
-    return readdirSync(join(root, "lib", part)).map((file) => join(part, file));
-  });
+  const files = readdirSync(join(root, "lib"), { recursive: true, encoding: "utf8" });
+  const sources = files.filter((file) => file.endsWith(".ts"));
   for (const source of sources) {
     const target = join(folder, "lib", source.replace(/\.ts$/, ".js"));
     const { outputText } = transpileModule(readFileSync(join(root, "lib", source), "utf8"), {

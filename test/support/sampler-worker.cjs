@@ -1,8 +1,7 @@
 // A worker thread that samples from a checkpoint with the seeds it is given, and posts a hash of each result.
-require("tsx/cjs");
 const { createHash } = require("node:crypto");
 const { parentPort, workerData } = require("node:worker_threads");
-const { TextToVideo } = require("../../lib/index.ts");
+const { TextToVideo } = require(workerData.library);
 
 async function main() {
   const { checkpoint, seeds, steps } = workerData;
