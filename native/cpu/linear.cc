@@ -97,6 +97,13 @@ void write_zeros(Operand out) {
   dispatch(out, [&](auto tag) { std::memset(out.data<void>(), 0, static_cast<size_t>(out.size()) * sizeof tag); });
 }
 
+void bias_gradient(Operand dy, Operand dbias) {
+  if (!dbias) return;
+  const LtxTensor operands[] = {*dy.tensor, *dbias.tensor};
+  const LtxCall raw = {nullptr, operands, nullptr, 2, 0, nullptr, 0};
+  sum_rows(Call{&raw});
+}
+
 void matmul_forward(Operand x, Operand w, Operand bias, Operand residual, Operand y, Operand pre, Unary act) {
   if (!y.size()) return;
   const Layer layer = {y.size() / y.columns(), x.columns(), y.columns()};
@@ -182,10 +189,7 @@ void matmul_backward_weight(Operand x, Operand dy, Operand dw, Operand dbias) {
     const dnnl::matmul::desc desc(transposed(out, rows, type), matrix(rows, in, type), matrix(out, in, Type::f32));
     return dnnl::matmul::primitive_desc(desc, onednn_engine());
   }).run({{DNNL_ARG_SRC, dy.data<void>()}, {DNNL_ARG_WEIGHTS, x.data<void>()}, {DNNL_ARG_DST, dw.data<void>()}});
-  if (!dbias) return;
-  const LtxTensor operands[] = {*dy.tensor, *dbias.tensor};
-  const LtxCall raw = {nullptr, operands, nullptr, 2, 0, nullptr, 0};
-  sum_rows(Call{&raw});
+  bias_gradient(dy, dbias);
 }
 
 void linear(const Call& call) {

@@ -11,6 +11,8 @@ void matmul_forward(Operand x, Operand w, Operand bias, Operand residual, Operan
 void matmul_backward_input(Operand dy, Operand w, Operand dx, bool accumulate = false);
 // dw = dy^T x, dbias = column sums of dy
 void matmul_backward_weight(Operand x, Operand dy, Operand dw, Operand dbias);
+// dbias = column sums of dy; one left out: does nothing.
+void bias_gradient(Operand dy, Operand dbias);
 
 // Fills an operand (one left out: does nothing) with zeros: the gradient of an empty batch.
 void write_zeros(Operand out);

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <list>
 
+#include "../linear.h"
 #include "../unary.h"
 #include "multiply.h"
 
@@ -207,9 +208,6 @@ Rows<T> backward_rows(const Layer& layer, Operand dy, Operand dx) {
 // --- Packing. A panel's step is two tiles a plane.
 
 constexpr int64_t kPlane = 2 * kTileBytes;
-
-template <class Format>
-constexpr int64_t kStep = kPlane* Format::kPlanes;
 
 // Left panels of an implicit matrix whose columns are (tap, channel).
 template <class Format, class T>
@@ -473,10 +471,7 @@ void tiled_backward_input(const Layer& layer, Operand dy, Operand w, Operand dx,
 void tiled_backward_weight(const Layer& layer, Operand x, Operand dy, Operand dw, Operand dbias) {
   choose(x.dtype(),
          [&](auto kernel, auto, auto tag) { backward_weight<decltype(kernel), decltype(tag)>(layer, x, dy, dw); });
-  if (!dbias) return;
-  const LtxTensor operands[] = {*dy.tensor, *dbias.tensor};
-  const LtxCall raw = {nullptr, operands, nullptr, 2, 0, nullptr, 0};
-  sum_rows(Call{&raw});
+  bias_gradient(dy, dbias);
 }
 
 }  // namespace ltx::cpu
