@@ -38,6 +38,8 @@ export interface RoundOptions {
 const MAX_STEPS = 20;
 /** How much more than ours the peer may take for both to be in memory. */
 const PEER_MARGIN = 1.5;
+/** A process on the CPU larger than this is alone in memory: one that merely waits made the other a quarter slower. */
+const RESIDENT_BYTES = 4 * 2 ** 30;
 
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
@@ -55,7 +57,7 @@ function startWorker(command: readonly string[], setup: Setup): Promise<StepWork
 
 /** Whether the peer has room beside our worker, which is in memory and warm. */
 function roomForPeer({ device }: Setup, { peak_bytes = 0, rss_bytes }: Reply): boolean {
-  if (!device.startsWith("cuda")) return availableMemory() > PEER_MARGIN * rss_bytes;
+  if (!device.startsWith("cuda")) return rss_bytes < RESIDENT_BYTES && availableMemory() > PEER_MARGIN * rss_bytes;
   const gpu = queryGpu();
   return gpu === null || gpu.freeBytes > PEER_MARGIN * peak_bytes;
 }

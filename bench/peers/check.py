@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from transformer import LtxVideoTransformer
-from vae import Decoder, Encoder, VideoVae, sample, vae_loss
+from vae import Encoder, VideoVae, decoder_of, sample, vae_loss
 
 
 def read(path):
@@ -88,15 +88,7 @@ def run(kind, config, metadata, tensors):
         loss = sum((value * given(f"cotangent_{name}")).sum() for name, value in outputs.items())
         return model, outputs, loss
     if kind == "x-vae-decode":
-        model = Decoder(
-            config["in_channels"],
-            config["out_channels"],
-            config["blocks"],
-            config["base_channels"],
-            config["patch_size"],
-            config["causal"],
-            config["timestep_conditioning"],
-        )
+        model = decoder_of(config)
         load(model, metadata, tensors, "decoder.")
         y = model(given("z"), tensors.get("input/timestep"))
         return model, {"y": y}, (y * given("cotangent")).sum()

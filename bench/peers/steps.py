@@ -119,15 +119,7 @@ def check_coder(config):
 
 def decoder_of(config):
     check_coder(config)
-    return vae.Decoder(
-        config["in_channels"],
-        config["out_channels"],
-        config["blocks"],
-        config["base_channels"],
-        config["patch_size"],
-        config["causal"],
-        config["timestep_conditioning"],
-    ).eval()
+    return vae.decoder_of(config).eval()
 
 
 class VaeEncode(Inference):

@@ -190,6 +190,18 @@ class Decoder(nn.Module):
         return y.reshape(b, c // (p * p), frames, height * p, width * p)
 
 
+def decoder_of(config):
+    return Decoder(
+        config["in_channels"],
+        config["out_channels"],
+        config["blocks"],
+        config["base_channels"],
+        config["patch_size"],
+        config["causal"],
+        config["timestep_conditioning"],
+    )
+
+
 class VideoVae(nn.Module):
     """Built from the resolved configuration (the keys of `vae_config.params`)."""
 
