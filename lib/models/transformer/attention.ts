@@ -1,7 +1,8 @@
 import { type Initializer, LayerNorm, Linear, Module, type Parameter } from "../../nn/index.js";
-import { attention, normAct } from "../../ops/index.js";
+import { attention, mixRows, normAct } from "../../ops/index.js";
 import type { Tensor } from "../../tensor/index.js";
 import type { RopeTables } from "./rope.js";
+import type { SkippedRows } from "./skip-layers.js";
 
 /** Of the norms of q and k; fixed in the reference, unlike that of the blocks. */
 const QK_EPS = 1e-5;
@@ -54,17 +55,23 @@ export class Attention extends Module {
   }
 
   /**
-   * x (B,Lq,D), context (B,Lk,C) in one dtype; `rope` turns q and k, `mask` (B,Lk) f32 is added to the scores.
+   * x (B,Lq,D), context (B,Lk,C) in one dtype; `rope` turns q and k, `mask` (B,Lk) f32 is added to the scores. The samples
+   * that `skip` names go to the last Linear as they came, or as their values (Lk = Lq), without attention.
    * @returns (B,Lq,D) in x's dtype.
    */
-  forward(x: Tensor, context: Tensor, options: { rope?: RopeTables | null; mask?: Tensor | null } = {}): Tensor {
+  forward(
+    x: Tensor,
+    context: Tensor,
+    options: { rope?: RopeTables | null; mask?: Tensor | null; skip?: SkippedRows | null } = {},
+  ): Tensor {
     const { q_norm, k_norm } = this;
     const rms = q_norm instanceof RmsNorm && k_norm instanceof RmsNorm;
     let q = this.to_q.forward(x);
     let k = this.to_k.forward(context);
     if (q_norm instanceof LayerNorm) q = q_norm.forward(q);
     if (k_norm instanceof LayerNorm) k = k_norm.forward(k);
-    const y = attention(q, k, this.to_v.forward(context), {
+    const v = this.to_v.forward(context);
+    const y = attention(q, k, v, {
       heads: this._config.heads,
       eps: QK_EPS,
       qWeight: rms ? q_norm.weight : null,
@@ -73,7 +80,10 @@ export class Attention extends Module {
       sin: options.rope?.sin,
       mask: options.mask,
     });
-    return this.to_out[0].forward(y);
+    const { skip = null } = options;
+    if (!skip) return this.to_out[0].forward(y);
+    const instead = skip.mode === "attention_values" ? v : x;
+    return this.to_out[0].forward(mixRows(y, instead, skip.kept, skip.skipped));
   }
 }
 

@@ -1,8 +1,9 @@
 import { type Initializer, Linear, Module, type Parameter } from "../../nn/index.js";
-import { add, addRows, gatedAdd } from "../../ops/index.js";
+import { add, addRows, gatedAdd, mixRows } from "../../ops/index.js";
 import type { Tensor } from "../../tensor/index.js";
 import { Attention, BlockNorm } from "./attention.js";
 import type { RopeTables } from "./rope.js";
+import type { SkippedRows } from "./skip-layers.js";
 
 export type AdaptiveNorm = "single_scale_shift" | "single_scale" | "none";
 
@@ -90,16 +91,31 @@ export class TransformerBlock extends Module {
 
   /**
    * x (B,L,D), text (B,Lt,contextDim) in x's dtype, mask (B,Lt) f32 added to the scores, ada (G,rows,D) f32 shared by all
-   * blocks (unread without adaptive norms).
+   * blocks (unread without adaptive norms). `skip` names samples that do without parts of the block.
    * @returns (B,L,D) in x's dtype.
    */
-  forward(x: Tensor, ada: Tensor | null, rope: RopeTables | null, text: Tensor, mask: Tensor | null): Tensor {
+  forward(
+    x: Tensor,
+    ada: Tensor | null,
+    rope: RopeTables | null,
+    text: Tensor,
+    mask: Tensor | null,
+    skip: SkippedRows | null = null,
+  ): Tensor {
     const table = ada && this.scale_shift_table ? addRows(ada, this.scale_shift_table) : null;
     const { attention, feedForward } = this._rows ?? {};
     const attended = modulated(this.norm1, x, table, attention);
-    let h = residual(x, this.attn1.forward(attended, attended, { rope }), table, attention?.gate);
+    const inside = skip?.mode === "attention_values" || skip?.mode === "attention_skip";
+    let h = residual(
+      x,
+      this.attn1.forward(attended, attended, { rope, skip: inside ? skip : null }),
+      table,
+      attention?.gate,
+    );
+    if (skip?.mode === "residual") h = mixRows(h, x, skip.kept, skip.skipped);
     h = add(h, this.attn2.forward(this.attn2_norm?.forward(h) ?? h, text, { mask }));
-    return residual(h, this.ff.forward(modulated(this.norm2, h, table, feedForward)), table, feedForward?.gate);
+    h = residual(h, this.ff.forward(modulated(this.norm2, h, table, feedForward)), table, feedForward?.gate);
+    return skip?.mode === "transformer_block" ? mixRows(h, x, skip.kept, skip.skipped) : h;
   }
 }
 

@@ -12,6 +12,11 @@ export interface RopeOptions {
   /** What a position is divided by, along (frames, height, width). */
   maxPos: readonly [number, number, number];
   spacing?: RopeSpacing;
+  /**
+   * In which type angles are computed; f64 unless given. They reach theta·π/2, where float32 has lost three digits: the
+   * official models were trained with what that leaves, so their tables are rounded alike.
+   */
+  angles?: "f32" | "f64";
 }
 
 /** A grid of latent tokens: (frames, height, width). */
@@ -23,7 +28,10 @@ export interface RopeTables {
   sin: Tensor;
 }
 
-/** The index along (frames, height, width) of every token, width fastest: three lists of L. */
+/** Where tokens are along (frames, height, width): three lists of L. */
+export type Positions = readonly [ArrayLike<number>, ArrayLike<number>, ArrayLike<number>];
+
+/** The index along (frames, height, width) of every token, width fastest. */
 export function gridPositions([frames, height, width]: Grid): [Float64Array, Float64Array, Float64Array] {
   const length = frames * height * width;
   return [
@@ -33,34 +41,39 @@ export function gridPositions([frames, height, width]: Grid): [Float64Array, Flo
   ];
 }
 
+/** What each step of a computation in the options' type rounds to. */
+const rounding = ({ angles }: RopeOptions): ((value: number) => number) =>
+  angles === "f32" ? Math.fround : (value) => value;
+
 /** The D/6 angular frequencies. */
-export function ropeFrequencies({ dim, theta, spacing = "exp" }: RopeOptions): Float64Array {
+export function ropeFrequencies(options: RopeOptions): Float64Array {
+  const { dim, theta, spacing = "exp" } = options;
+  const round = rounding(options);
   const count = Math.floor(dim / 6);
+  const step = count > 1 ? round(1 / (count - 1)) : 0;
   return Float64Array.from({ length: count }, (_, i) => {
-    const part = count > 1 ? i / (count - 1) : 0;
+    // Counted from the nearer end, as the reference's linspace does: in float32 the other way rounds otherwise.
+    const part = i < count / 2 ? round(i * step) : round(1 - (count - 1 - i) * step);
     const spread = {
       exp: () => theta ** part,
       exp_2: () => theta ** ((-6 * i) / dim),
       linear: () => 1 + part * (theta - 1),
       sqrt: () => Math.sqrt(1 + part * (theta * theta - 1)),
     };
-    return (spread[spacing]() * Math.PI) / 2;
+    return round(round(round(spread[spacing]()) * round(Math.PI)) / 2);
   });
 }
 
 /**
  * The rotary tables of tokens at `positions` (three lists of L, along frames, height and width): cos and sin, L·D values
- * each. Channel pair p turns with frequency ⌊p/3⌋ of axis p mod 3; the first D mod 6 channels stay as they are. Angles
- * reach theta·π/2, where float32 has lost three digits, so everything before the final rounding is float64.
+ * each. Channel pair p turns with frequency ⌊p/3⌋ of axis p mod 3; the first D mod 6 channels stay as they are.
  */
-export function ropeTables(
-  positions: readonly [ArrayLike<number>, ArrayLike<number>, ArrayLike<number>],
-  options: RopeOptions,
-): { cos: Float32Array; sin: Float32Array } {
+export function ropeTables(positions: Positions, options: RopeOptions): { cos: Float32Array; sin: Float32Array } {
   const { dim, maxPos, spacing = "exp" } = options;
   check(Number.isInteger(dim) && dim >= 6 && dim % 2 === 0, "invalid_argument", () => {
     return `[rope] the width must be an even number from 6, got ${dim}`;
   });
+  const round = rounding(options);
   const frequencies = ropeFrequencies(options);
   const length = positions[0].length;
   const still = dim % 6;
@@ -69,13 +82,13 @@ export function ropeTables(
   const place = [0, 0, 0];
   for (let token = 0; token < length; token++) {
     for (let axis = 0; axis < 3; axis++) {
-      const fraction = positions[axis][token] / maxPos[axis];
-      place[axis] = spacing === "exp_2" ? fraction : 2 * fraction - 1;
+      const fraction = round(round(positions[axis][token]) / maxPos[axis]);
+      place[axis] = spacing === "exp_2" ? fraction : round(2 * fraction - 1);
     }
     const row = token * dim;
     cos.fill(1, row, row + still);
     for (let pair = 0; pair < frequencies.length * 3; pair++) {
-      const angle = frequencies[Math.floor(pair / 3)] * place[pair % 3];
+      const angle = round(frequencies[Math.floor(pair / 3)] * place[pair % 3]);
       const at = row + still + 2 * pair;
       cos[at] = cos[at + 1] = Math.cos(angle);
       sin[at] = sin[at + 1] = Math.sin(angle);
@@ -142,14 +155,17 @@ export class GridCache<T extends Record<string, Tensor>> {
   }
 }
 
+/** {@link ropeTables} as tensors. */
+export function ropeAt(positions: Positions, options: RopeOptions, device: Device): { cos: Tensor; sin: Tensor } {
+  const { cos, sin } = ropeTables(positions, options);
+  const shape = [positions[0].length, options.dim];
+  return {
+    cos: Tensor.from(cos, shape, { device, group: "parameters" }),
+    sin: Tensor.from(sin, shape, { device, group: "parameters" }),
+  };
+}
+
 /** Rotary tables by grid. */
 export function ropeCache(options: RopeOptions): GridCache<{ cos: Tensor; sin: Tensor }> {
-  return new GridCache((grid, device) => {
-    const { cos, sin } = ropeTables(gridPositions(grid), options);
-    const shape = [cos.length / options.dim, options.dim];
-    return {
-      cos: Tensor.from(cos, shape, { device, group: "parameters" }),
-      sin: Tensor.from(sin, shape, { device, group: "parameters" }),
-    };
-  });
+  return new GridCache((grid, device) => ropeAt(gridPositions(grid), options, device));
 }

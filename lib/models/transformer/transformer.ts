@@ -5,7 +5,8 @@ import { type Initializer, Linear, Module, type Parameter, TimestepEmbedding } f
 import { addRows, affine, cast, depthToSpace, normAct, reshape, silu } from "../../ops/index.js";
 import { checkpoint, scope, Tensor } from "../../tensor/index.js";
 import { adaRowCount, TransformerBlock } from "./block.js";
-import { absolutePositions, type Grid, GridCache, type RopeTables, ropeCache } from "./rope.js";
+import { absolutePositions, type Grid, GridCache, type Positions, type RopeTables, ropeAt, ropeCache } from "./rope.js";
+import { type SkipLayers, type SkippedRows, skippedRows } from "./skip-layers.js";
 
 /** Of the last norm; the reference's `norm_eps` is that of the blocks alone. */
 const OUT_EPS = 1e-6;
@@ -42,7 +43,18 @@ type BlockInputs = readonly [
   sin: Tensor | null,
   context: Tensor,
   mask: Tensor | null,
+  kept: Tensor | null,
+  skipped: Tensor | null,
 ];
+
+/** Where the tokens of {@link LtxVideoTransformer.forwardTokens} are, and what is left out. */
+export interface TokenOptions {
+  /** Of tokens (L,D), see {@link LtxVideoTransformer.ropeAt}. */
+  rope?: RopeTables | null;
+  /** (L,1.5·D), of models with absolute positions. */
+  absolute?: Tensor | null;
+  skip?: SkipLayers | null;
+}
 
 /** Linear, GELU (tanh), Linear: the text's features to the width of the stream. */
 class CaptionProjection extends Module {
@@ -146,32 +158,39 @@ export class LtxVideoTransformer extends Module {
     return scope(() => {
       const tokens = reshape(latents, [batch, frames * height * width, channels]);
       const rope = this._rope?.get(grid, latents.device) ?? null;
-      const velocity = this.forwardTokens(
-        tokens,
-        t,
-        text,
-        textMask,
-        rope,
-        this._absolute?.get(grid, latents.device).table,
-      );
+      const absolute = this._absolute?.get(grid, latents.device).table;
+      const velocity = this.forwardTokens(tokens, t, text, textMask, { rope, absolute });
       return reshape(velocity, [batch, ...grid, outputs]);
     });
   }
 
   /**
-   * As {@link forward} on tokens x (B,L,C) whose positions are given as tables: `rope` (L,D), or `absolute` (L,1.5·D).
+   * The rotary tables of tokens at `positions`, in the units of `positional_embedding_max_pos`, computed as the official
+   * models were trained. The caller disposes of them.
+   * @throws {LtxError} `config` for models with absolute positions.
+   */
+  ropeAt(positions: Positions): RopeTables {
+    const { positional_embedding_theta: theta, positional_embedding_max_pos: maxPos } = this.config;
+    check(this._rope, "config", () => "[transformer] positional_embedding_type absolute has no rotary tables");
+    return ropeAt(positions, { dim: innerDim(this.config), theta, maxPos, angles: "f32" }, this.device);
+  }
+
+  /**
+   * As {@link forward} on tokens x (B,L,C) wherever they are. t may have any number of times that divides B·L: each is
+   * that of as many consecutive tokens.
    * @returns (B,L,Cout) f32.
    */
   forwardTokens(
     x: Tensor,
     t: Tensor,
     text: Tensor,
-    textMask: Tensor | null,
-    rope: RopeTables | null,
-    absolute: Tensor | null = null,
+    textMask: Tensor | null = null,
+    { rope, absolute, skip }: TokenOptions = {},
   ): Tensor {
     this.checkInputs(x, t, text, textMask);
+    check(rope || !this._rope, "invalid_argument", () => "[transformer] tokens need the tables of ropeAt(positions)");
     return scope(() => {
+      const skips = skippedRows(skip, this.transformer_blocks.length, x.shape[0], x.device);
       const dtype = this.options.computeDtype ?? "f32";
       let h = this.patchify_proj.forward(cast(x, dtype));
       if (this.to_2d_proj && absolute) h = addRows(h, cast(this.to_2d_proj.forward(absolute), dtype));
@@ -181,9 +200,11 @@ export class LtxVideoTransformer extends Module {
       const ada = this.blockTable(embedded);
       const context = this.caption_projection?.forward(cast(text, dtype)) ?? cast(text, dtype);
       const mask = textMask && affine(textMask, -MASKED, MASKED);
-      for (const block of this.transformer_blocks) {
+      const { cos = null, sin = null } = rope ?? {};
+      for (const [i, block] of this.transformer_blocks.entries()) {
         const before = h;
-        h = scope(() => this.runBlock(block, [before, ada, rope?.cos ?? null, rope?.sin ?? null, context, mask]));
+        const { mode, kept = null, skipped = null } = skips[i] ?? {};
+        h = scope(() => this.runBlock(block, [before, ada, cos, sin, context, mask, kept, skipped], mode));
         before.dispose(); // what backward needs of it, the tape holds
       }
       const modulation = { ada: this.outputTable(embedded), shift: 0, scale: 1 };
@@ -197,9 +218,11 @@ export class LtxVideoTransformer extends Module {
     this._absolute?.dispose();
   }
 
-  private runBlock(block: TransformerBlock, inputs: BlockInputs): Tensor {
-    const run = (...[h, ada, cos, sin, context, mask]: BlockInputs) =>
-      block.forward(h, ada, cos && sin && { cos, sin }, context, mask);
+  private runBlock(block: TransformerBlock, inputs: BlockInputs, mode: SkippedRows["mode"] | undefined): Tensor {
+    const run = (...[h, ada, cos, sin, context, mask, kept, skipped]: BlockInputs) => {
+      const skip = mode && kept && skipped && { mode, kept, skipped };
+      return block.forward(h, ada, cos && sin && { cos, sin }, context, mask, skip);
+    };
     return this.options.gradientCheckpointing ? checkpoint(run, inputs, block.parameters()) : run(...inputs);
   }
 
@@ -238,8 +261,13 @@ export class LtxVideoTransformer extends Module {
     const [batch, length] = x.shape;
     const { caption_channels: captionChannels, cross_attention_dim: contextDim } = this.config;
     const textWidth = captionChannels ?? contextDim;
-    check(t.dtype === "f32" && (t.size === batch || t.size === batch * length), "shape_mismatch", () => {
-      return `[transformer] expects a time for each of the ${batch} samples, (B) f32, or for each token, got ${t}`;
+    const channels = this.config.input_channels;
+    check(x.dims === 3 && x.shape[2] === channels, "shape_mismatch", () => {
+      return `[transformer] expects tokens (B,L,${channels}), got [${x.shape}]`;
+    });
+    const fits = t.size > 0 && t.size % batch === 0 && (batch * length) % t.size === 0;
+    check(t.dtype === "f32" && fits, "shape_mismatch", () => {
+      return `[transformer] expects a time for each of the ${batch} samples, (B) f32, or for each token or run of tokens, got ${t}`;
     });
     check(text.dims === 3 && text.shape[0] === batch && text.shape[2] === textWidth, "shape_mismatch", () => {
       return `[transformer] expects text [${batch}, L, ${textWidth}], got [${text.shape}]`;

@@ -6,6 +6,7 @@ import { discriminator2d, discriminator3d } from "./discriminator.js";
 import { timestepEmbedding } from "./embedding.js";
 import { flowCurve, flowLossCase, qsample, sampler, times } from "./flow.js";
 import { lpips } from "./lpips.js";
+import { officialRope, officialTransformer, patchifier } from "./official-transformer.js";
 import { adam } from "./optimizer.js";
 import { midBlock, resnetBlock } from "./resnet.js";
 import { t5Encoder, t5Tokenizer } from "./text.js";
@@ -16,9 +17,20 @@ import { vaeLoss } from "./vae-loss.js";
 import { dwt3 } from "./wavelet.js";
 
 export const cases: Readonly<Record<string, GoldenCase>> = {
+  "o-patchifier": patchifier,
   "o-t5-base-hash": t5Encoder,
   "o-t5-small": t5Encoder,
   "o-t5-tokenizer": t5Tokenizer,
+  "o-transformer-13b-hash": officialTransformer,
+  "o-transformer-2b-hash": officialTransformer,
+  "o-transformer-causal": officialTransformer,
+  "o-transformer-noncausal": officialTransformer,
+  "o-transformer-pertoken": officialTransformer,
+  "o-transformer-plain-grad": officialTransformer,
+  "o-transformer-qknorm-layernorm": officialTransformer,
+  "o-transformer-rope": officialRope,
+  "o-transformer-single-scale": officialTransformer,
+  "o-transformer-stg": officialTransformer,
   "x-adam": adam,
   "x-checkpoint-pt": checkpointPt,
   "x-conv3d-causal": causalConv3d,
