@@ -30,6 +30,8 @@ export interface SafetensorsFile extends SafetensorsHeader {
    * @throws LtxError as `read`, and `dtype_mismatch` for a type that has no float32 reading
    */
   readF32(name: string): Promise<Float32Array>;
+  /** Where on disk the bytes of one tensor lie; undefined for a file in memory. @throws LtxError as `read` */
+  locate(name: string): { readonly path: string; readonly offset: number } | undefined;
   /** Closes the file; safe to call again. */
   close(): Promise<void>;
 }
@@ -44,7 +46,7 @@ export async function readSafetensors(path: string): Promise<SafetensorsFile> {
   try {
     const start = await file.read(0, Math.min(size, LENGTH_BYTES));
     const headerBytes = await file.read(0, LENGTH_BYTES + headerLength(start, size, path));
-    return reader(path, parseSafetensorsHeader(headerBytes, size, path), file.read, file.close);
+    return reader(path, parseSafetensorsHeader(headerBytes, size, path), file.read, file.close, true);
   } catch (error) {
     await file.close();
     throw error;
@@ -68,6 +70,7 @@ function reader(
   header: SafetensorsHeader,
   readBytes: RandomAccess["read"],
   close: () => Promise<void>,
+  onDisk = false,
 ): SafetensorsFile {
   let closed = false;
   const find = (name: string): SafetensorsEntry => {
@@ -94,6 +97,10 @@ function reader(
         () => `[safetensors] ${path}: tensor "${name}" of dtype ${find(name).dtype} cannot be read as float32`,
       );
       return values;
+    },
+    locate(name) {
+      const { offset } = find(name);
+      return onDisk ? { path, offset } : undefined;
     },
     async close() {
       if (closed) return;

@@ -1,30 +1,37 @@
 /** Weights as the Hugging Face hub stores them: one file, or several with an index that says which holds what. */
 import { readFile, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { check, LtxError } from "../errors.js";
 import { openTensorFile, type TensorFile } from "./tensor-file.js";
 
-/** Names of the single file, in the order of preference; an index has `.index.json` behind it. */
+/** Names of a transformers model's single file, in the order of preference; an index has `.index.json` behind it. */
 const WEIGHT_FILES = ["model.safetensors", "pytorch_model.bin"];
 
 /**
  * Opens the weights in `folder`: `model.safetensors`, or shards beside `model.safetensors.index.json`, or the same of
- * `pytorch_model.bin`. Of shards only those are opened that hold a tensor that is `wanted`.
+ * `pytorch_model.bin`, or of other names. Of shards only those are opened that hold a tensor that is `wanted`.
  * @throws LtxError `checkpoint` when a file is missing or the index does not fit the shards; `file_format`, `io`
  */
-export async function openShards(folder: string, wanted: (name: string) => boolean = () => true): Promise<TensorFile> {
-  for (const name of WEIGHT_FILES) {
+export async function openShards(
+  folder: string,
+  wanted: (name: string) => boolean = () => true,
+  names: readonly string[] = WEIGHT_FILES,
+): Promise<TensorFile> {
+  for (const name of names) {
     if (await isFile(join(folder, name))) return openTensorFile(join(folder, name));
     const index = join(folder, `${name}.index.json`);
-    if (await isFile(index)) return openIndexed(folder, index, wanted);
+    if (await isFile(index)) return openIndex(index, wanted);
   }
+  const [first, ...others] = names;
   throw new LtxError(
     "checkpoint",
-    `[weights] ${folder} holds no weights: expected model.safetensors, or model.safetensors.index.json with its shards, or the same of pytorch_model.bin`,
+    `[weights] ${folder} holds no weights: expected ${first}, or ${first}.index.json with its shards, or the same of ${others.join(" or ")}`,
   );
 }
 
-async function openIndexed(folder: string, index: string, wanted: (name: string) => boolean): Promise<TensorFile> {
+/** Opens the shards that an index names, which lie beside it; their metadata is that of the first. */
+export async function openIndex(index: string, wanted: (name: string) => boolean = () => true): Promise<TensorFile> {
+  const folder = dirname(index);
   const shardOf = new Map(Object.entries(await readIndex(index)).filter(([name]) => wanted(name)));
   const shards = new Map<string, TensorFile>();
   const close = async () => {
@@ -53,10 +60,11 @@ async function openIndexed(folder: string, index: string, wanted: (name: string)
       }),
     );
     return {
-      metadata: {},
+      metadata: [...shards.values()][0]?.metadata ?? {},
       tensors,
       read: (name) => holder(name).read(name),
       readF32: (name) => holder(name).readF32(name),
+      locate: (name) => holder(name).locate?.(name),
       close,
     };
   } catch (error) {

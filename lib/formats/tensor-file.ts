@@ -11,6 +11,12 @@ export interface TensorEntry {
   readonly byteLength: number;
 }
 
+export interface FilePlace {
+  readonly path: string;
+  /** Bytes from the start of the file. */
+  readonly offset: number;
+}
+
 /** An open file; the tensors are read when asked for. */
 export interface TensorFile {
   readonly metadata: Readonly<Record<string, string>>;
@@ -19,6 +25,8 @@ export interface TensorFile {
   read(name: string): Promise<Uint8Array>;
   /** The elements of one tensor as float32. @throws LtxError `dtype_mismatch` for types without such a reading */
   readF32(name: string): Promise<Float32Array>;
+  /** Where on disk the bytes of one tensor lie as `read` gives them, if they do. @throws LtxError */
+  locate?(name: string): FilePlace | undefined;
   close(): Promise<void>;
 }
 

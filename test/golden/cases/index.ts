@@ -5,6 +5,7 @@ import { causalConv3d, depthToSpaceUpsample, patchify } from "./convolution.js";
 import { discriminator2d, discriminator3d } from "./discriminator.js";
 import { timestepEmbedding } from "./embedding.js";
 import { flowCurve, flowLossCase, qsample, sampler, times } from "./flow.js";
+import { lora } from "./lora.js";
 import { lpips } from "./lpips.js";
 import { officialRope, officialTransformer, patchifier } from "./official-transformer.js";
 import { adam } from "./optimizer.js";
@@ -17,6 +18,7 @@ import { vaeLoss } from "./vae-loss.js";
 import { dwt3 } from "./wavelet.js";
 
 export const cases: Readonly<Record<string, GoldenCase>> = {
+  "o-lora": lora,
   "o-patchifier": patchifier,
   "o-t5-base-hash": t5Encoder,
   "o-t5-small": t5Encoder,
