@@ -14,6 +14,9 @@ export type DType = (typeof dtypes)[number];
 export const memoryGroups = ["activations", "parameters", "gradients", "optimizer", "data"] as const;
 export type MemoryGroup = (typeof memoryGroups)[number];
 
+/** Element types in files that are loaded as they lie; the order is that of FileDtype in native/runtime/mapped_file.h. */
+export const fileDtypes = ["F32", "BF16", "F16", "F8_E4M3", "F8_E5M2"] as const;
+
 /** Bytes on one device, over all users in the process. */
 export interface MemoryStats {
   live: number;
@@ -47,6 +50,9 @@ interface Addon {
   release(id: number): void;
   markParameter(id: number): void;
   upload(id: number, data: NodeJS.TypedArray): void;
+  mapFile(path: string): number;
+  unmapFile(file: number): void;
+  load(id: number, file: number, offset: number, dtype: number, outer: number, a: number, b: number): void;
   run(op: number, tensors: number, scalars: number): void;
   read(id: number): Promise<ArrayBuffer>;
   synchronize(device: number): Promise<void>;
@@ -97,7 +103,7 @@ function translate<T>(call: () => T): T {
 
 function wrap(error: unknown): LtxError {
   const { code, message } = error as { code?: string; message: string };
-  const known: ErrorCode[] = ["out_of_memory", "disposed", "shape_mismatch"];
+  const known: ErrorCode[] = ["out_of_memory", "disposed", "shape_mismatch", "io"];
   return new LtxError(known.find((k) => k === code) ?? "native", message, { cause: error });
 }
 
@@ -160,6 +166,31 @@ export async function synchronize(device: number): Promise<void> {
   } catch (error) {
     throw wrap(error);
   }
+}
+
+/** Maps a file for reading; null where that can't be done, as on some network file systems. */
+export function mapFile(path: string): number | null {
+  try {
+    return addon.mapFile(path);
+  } catch {
+    return null;
+  }
+}
+
+export const unmapFile = (file: number): void => addon.unmapFile(file);
+
+/**
+ * Queues the conversion of a tensor in a mapped file to the dtype of one on a device. `type` is an index into
+ * {@link fileDtypes}; what is (outer, a, b) in the file becomes (outer, b, a).
+ */
+export function loadMapped(
+  id: number,
+  file: number,
+  offset: number,
+  type: number,
+  [outer, a, b]: readonly [number, number, number],
+): void {
+  translate(() => addon.load(id, file, offset, type, outer, a, b));
 }
 
 export const upload = (id: number, data: NodeJS.TypedArray): void => translate(() => addon.upload(id, data));

@@ -1,3 +1,15 @@
 export { BatchNorm, CausalConv3d, Conv2d, Conv3d, LayerNorm, Linear, TimestepEmbedding } from "./layers.js";
-export { Counter, fromCheckpoint, Initializer, Module, Parameter, StateBuffer, toCheckpoint } from "./module.js";
+export {
+  Counter,
+  checkState,
+  fromCheckpoint,
+  Initializer,
+  type InitializerOptions,
+  Module,
+  Parameter,
+  StateBuffer,
+  type StateEntry,
+  toCheckpoint,
+} from "./module.js";
 export { replicateEdges } from "./padding.js";
+export { type PrecisionDtypes, precisionDtypes } from "./precision.js";

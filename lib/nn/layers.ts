@@ -20,7 +20,7 @@ export class Linear extends Module {
   constructor(inputs: number, outputs: number, init: Initializer, options: { bias?: boolean } = {}) {
     super();
     const bound = inputs > 0 ? 1 / Math.sqrt(inputs) : 0;
-    this.weight = init.uniform([outputs, inputs], bound);
+    this.weight = init.weight([outputs, inputs], bound);
     this.bias = options.bias === false ? null : init.uniform([outputs], bound);
   }
 
@@ -45,7 +45,7 @@ export class Conv3d extends Module {
     super();
     const fan = inputs * kernel[0] * kernel[1] * kernel[2];
     const bound = fan > 0 ? 1 / Math.sqrt(fan) : 0;
-    this.weight = init.uniform([outputs, ...kernel, inputs], bound);
+    this.weight = init.weight([outputs, ...kernel, inputs], bound);
     this.weight.layout = "conv";
     this.bias = options.bias === false ? null : init.uniform([outputs], bound);
     this._options = options;

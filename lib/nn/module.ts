@@ -2,7 +2,7 @@ import { check, LtxError } from "../errors.js";
 import * as native from "../native.js";
 import { affine } from "../ops/elementwise.js";
 import { normal, uniform } from "../ops/index.js";
-import { type Device, empty, keep, noGrad, type Shape, scope, Tensor } from "../tensor/index.js";
+import { type Device, type DType, keep, noGrad, type Shape, scope, Tensor } from "../tensor/index.js";
 
 /**
  * How a parameter lies in a checkpoint, where that differs from memory: convolution weights are (O,I,T,Y,X) there, those
@@ -10,7 +10,7 @@ import { type Device, empty, keep, noGrad, type Shape, scope, Tensor } from "../
  */
 export type ParameterLayout = "plain" | "conv" | "conv2d";
 
-/** A trainable f32 tensor of a module. */
+/** A tensor of a module that is learned: f32, or bf16 where a product's weight is kept for inference alone. */
 export class Parameter extends Tensor {
   layout: ParameterLayout = "plain";
   /** Whether an optimizer updates it. */
@@ -35,37 +35,58 @@ export class Counter {
 /** What a state dict is made of. */
 export type StateEntry = Parameter | StateBuffer | Counter;
 
+export interface InitializerOptions {
+  /** How the weights of products are stored. bf16 takes half of the memory and is for inference. Default f32. */
+  weights?: "f32" | "bf16";
+  /** false: nothing random is drawn, as a checkpoint follows; such parameters are unwritten memory till then. */
+  values?: boolean;
+}
+
 /** Fresh values, from a stream of their own for each parameter. */
 export class Initializer {
   private purpose = 0;
   constructor(
     readonly device: Device,
     readonly seed = 0,
+    readonly options: InitializerOptions = {},
   ) {}
 
-  private allocate<T extends Tensor>(kind: new (...args: ConstructorParameters<typeof Tensor>) => T, shape: Shape): T {
-    return keep(new kind(native.empty(this.device.handle, "f32", "parameters", shape), [...shape], "f32", this.device));
+  private allocate<T extends Tensor>(
+    kind: new (...args: ConstructorParameters<typeof Tensor>) => T,
+    shape: Shape,
+    dtype: DType = "f32",
+  ): T {
+    return keep(new kind(native.empty(this.device.handle, dtype, "parameters", shape), [...shape], dtype, this.device));
   }
 
-  private make(shape: Shape, draw: (purpose: number) => Tensor): Parameter {
-    const parameter = this.allocate(Parameter, shape);
+  private parameter(shape: Shape, dtype: "f32" | "bf16" = "f32"): Parameter {
+    const parameter = this.allocate(Parameter, shape, dtype);
     native.markParameter(parameter.handle);
-    parameter.requiresGrad = true;
-    this.fill(parameter, draw);
+    parameter.requiresGrad = parameter.trainable = dtype === "f32";
     return parameter;
   }
 
-  private fill(parameter: Parameter, draw: (purpose: number) => Tensor): void {
+  private fill(parameter: Parameter, draw: (purpose: number) => Tensor): Parameter {
     const purpose = this.purpose++;
-    noGrad(() => scope(() => native.run("cast", [draw(purpose).handle, parameter.handle], [1, 0])));
+    if (this.options.values !== false) {
+      noGrad(() => scope(() => native.run("cast", [draw(purpose).handle, parameter.handle], [1, 0])));
+    }
+    return parameter;
+  }
+
+  private drawUniform(shape: Shape, bound: number): (purpose: number) => Tensor {
+    const { seed, device } = this;
+    return (purpose) => affine(uniform(shape, { seed, step: 0, purpose }, { device }), 2 * bound, -bound);
   }
 
   /** U(-bound, bound). */
   uniform(shape: Shape, bound: number): Parameter {
-    const { seed, device } = this;
-    return this.make(shape, (purpose) =>
-      affine(uniform(shape, { seed, step: 0, purpose }, { device }), 2 * bound, -bound),
-    );
+    return this.fill(this.parameter(shape), this.drawUniform(shape, bound));
+  }
+
+  /** U(-bound, bound) for the weight of a product, stored as {@link InitializerOptions.weights} says. */
+  weight(shape: Shape, bound: number): Parameter {
+    return this.fill(this.parameter(shape, this.options.weights), this.drawUniform(shape, bound));
   }
 
   private drawNormal(shape: Shape, std: number, mean: number): (purpose: number) => Tensor {
@@ -75,7 +96,7 @@ export class Initializer {
 
   /** N(mean, std²). */
   normal(shape: Shape, std: number, mean = 0): Parameter {
-    return this.make(shape, this.drawNormal(shape, std, mean));
+    return this.fill(this.parameter(shape), this.drawNormal(shape, std, mean));
   }
 
   /** Gives a parameter other values: N(mean, std²). */
@@ -84,12 +105,10 @@ export class Initializer {
   }
 
   constant(shape: Shape, value: number): Parameter {
-    const { device } = this;
-    return this.make(shape, () => {
-      const y = empty(shape, { device });
-      native.run("fill", [y.handle], [value]);
-      return y;
-    });
+    this.purpose++; // each parameter has a stream of its own, drawn from or not
+    const parameter = this.parameter(shape);
+    native.run("fill", [parameter.handle], [value]);
+    return parameter;
   }
 
   buffer(shape: Shape, value: number): StateBuffer {
@@ -140,9 +159,9 @@ export abstract class Module {
     return this.parameters().reduce((n, p) => n + p.size, 0);
   }
 
-  /** Switches gradients on or off for all parameters. */
+  /** Switches gradients on or off for all parameters but those that are stored in bf16, which have none. */
   requiresGrad(on: boolean): this {
-    for (const parameter of this.parameters()) parameter.requiresGrad = on;
+    for (const parameter of this.parameters()) parameter.requiresGrad = on && parameter.dtype === "f32";
     return this;
   }
 
@@ -166,24 +185,7 @@ export abstract class Module {
    */
   loadStateDict(state: ReadonlyMap<string, { shape: Shape; data: Float32Array }>, prefix = ""): void {
     const mine = new Map(this.namedState(prefix));
-    const problems: string[] = [];
-    for (const [key, item] of mine) {
-      const entry = state.get(key);
-      const expected = checkpointShape(item);
-      const size = item instanceof Counter ? 1 : item.size;
-      if (!entry) {
-        if (!(item instanceof Counter)) problems.push(`${key} is missing (expected [${expected}])`);
-      } else if (entry.shape.join() !== expected.join())
-        problems.push(`${key} has shape [${entry.shape}], expected [${expected}]`);
-      else if (entry.data.length !== size)
-        problems.push(`${key} holds ${entry.data.length} values for shape [${expected}]`);
-    }
-    for (const key of state.keys()) if (!mine.has(key)) problems.push(`${key} is not part of this model`);
-    if (problems.length > 0) {
-      const shown = problems.slice(0, 5).join("; ");
-      const more = problems.length > 5 ? ` and ${problems.length - 5} more` : "";
-      throw new LtxError("checkpoint", `the checkpoint does not fit the model: ${shown}${more}`);
-    }
+    checkState(mine, state);
     for (const [key, item] of mine) {
       const entry = state.get(key);
       if (!entry) continue;
@@ -215,6 +217,36 @@ function modulesIn(value: unknown): Module[] {
 function checkpointShape(item: StateEntry): Shape {
   if (item instanceof Counter) return [];
   return item instanceof Parameter ? item.checkpointShape : item.shape;
+}
+
+/**
+ * Compares what was found with the state that it is to be loaded into.
+ * @param optional keys that may be missing, besides those of counters
+ * @throws {LtxError} `checkpoint` listing the first keys that are missing, unexpected or of another shape.
+ */
+export function checkState(
+  mine: ReadonlyMap<string, StateEntry>,
+  found: ReadonlyMap<string, { shape: Shape; data?: { length: number } }>,
+  optional: (key: string) => boolean = () => false,
+): void {
+  const problems: string[] = [];
+  for (const [key, item] of mine) {
+    const entry = found.get(key);
+    const expected = checkpointShape(item);
+    const size = item instanceof Counter ? 1 : item.size;
+    if (!entry) {
+      if (!(item instanceof Counter) && !optional(key)) problems.push(`${key} is missing (expected [${expected}])`);
+    } else if (entry.shape.join() !== expected.join())
+      problems.push(`${key} has shape [${entry.shape}], expected [${expected}]`);
+    else if (entry.data && entry.data.length !== size)
+      problems.push(`${key} holds ${entry.data.length} values for shape [${expected}]`);
+  }
+  for (const key of found.keys()) if (!mine.has(key)) problems.push(`${key} is not part of this model`);
+  if (problems.length > 0) {
+    const shown = problems.slice(0, 5).join("; ");
+    const more = problems.length > 5 ? ` and ${problems.length - 5} more` : "";
+    throw new LtxError("checkpoint", `the checkpoint does not fit the model: ${shown}${more}`);
+  }
 }
 
 async function checkpointValues(item: StateEntry): Promise<Float32Array> {

@@ -13,7 +13,7 @@ import {
   TimestepEmbedding,
 } from "../../lib/nn/index.js";
 import { normal } from "../../lib/ops/index.js";
-import { backward, device, scope, Tensor } from "../../lib/tensor/index.js";
+import { backward, device, narrow, scope, Tensor, widen } from "../../lib/tensor/index.js";
 import { arr, draw, map, relativeError } from "../support/arrays.js";
 import { expectError, fromArr, liveBytes } from "../support/gradcheck.js";
 import * as reference from "../support/reference.js";
@@ -227,6 +227,44 @@ describe("Initializer", () => {
     expect(await read(1)).toEqual([a, b]);
     expect((await read(2))[0]).not.toEqual(a);
     expect(a).toEqual([...(await normal([50], { seed: 1, step: 0, purpose: 0 }).read())]);
+  });
+
+  it("stores the weights of products in bf16 where it is told to, for inference", async () => {
+    const start = await liveBytes();
+    const build = (weights: "f32" | "bf16") => {
+      const init = new Initializer(device(), 2, { weights });
+      return [new Linear(64, 48, init), new Conv3d(8, 16, [3, 3, 3], init), new LayerNorm(4, init)] as const;
+    };
+    const [full, half] = [build("f32"), build("bf16")];
+    const stored = half.flatMap((layer) => layer.parameters().map(({ dtype }) => dtype));
+    expect(stored).toEqual(["bf16", "f32", "bf16", "f32", "f32", "f32"]);
+    const trained = (layer: Module) =>
+      layer
+        .requiresGrad(true)
+        .parameters()
+        .map((p) => p.requiresGrad && p.trainable);
+    expect(half.flatMap(trained)).toEqual([false, true, false, true, true, true]);
+    expect(full.flatMap(trained)).toEqual(full.flatMap((layer) => layer.parameters().map(() => true)));
+    for (const [i, layer] of half.entries()) {
+      for (const [key, { shape, data }] of await layer.stateDict()) {
+        const other = (await full[i].stateDict()).get(key);
+        expect(shape).toEqual(other?.shape);
+        const rounds = key === "weight" && i < 2;
+        expect(data).toEqual(rounds ? widen(narrow(other?.data as Float32Array)) : other?.data);
+      }
+      layer.loadStateDict(await full[i].stateDict());
+    }
+    for (const layer of [...full, ...half]) layer.dispose();
+    expect(await liveBytes()).toBe(start);
+  });
+
+  it("draws nothing where a checkpoint follows, but sets what is constant", async () => {
+    device().startProfile();
+    const init = new Initializer(device(), 2, { values: false });
+    const layers = [new Linear(5, 3, init), new LayerNorm(4, init)];
+    expect(await layers[1].parameters()[0].read()).toEqual(Float32Array.of(1, 1, 1, 1));
+    expect(device().stopProfile()).toMatchObject([{ op: "fill", calls: 2 }]);
+    for (const layer of layers) layer.dispose();
   });
 
   it("keeps to PyTorch's bounds, and leaves nothing behind", async () => {

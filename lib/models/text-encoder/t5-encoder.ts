@@ -37,7 +37,7 @@ class Projection extends Module {
 
   constructor(inputs: number, outputs: number, init: Initializer) {
     super();
-    this.weight = init.constant([outputs, inputs], 0);
+    this.weight = init.weight([outputs, inputs], 0);
   }
 
   forward(x: Tensor, activation: "none" | "gelu_tanh" = "none"): Tensor {
@@ -47,11 +47,8 @@ class Projection extends Module {
 
 /** A table of rows. */
 class Embedding extends Module {
-  weight: Parameter;
-
-  constructor(rows: number, width: number, init: Initializer) {
+  constructor(public weight: Parameter) {
     super();
-    this.weight = init.constant([rows, width], 0);
   }
 }
 
@@ -88,7 +85,7 @@ class SelfAttention extends Module {
     this.k = new Projection(width, inner, init);
     this.v = new Projection(width, inner, init);
     this.o = new Projection(inner, width, init);
-    this.relative_attention_bias = first ? new Embedding(buckets, heads, init) : null;
+    this.relative_attention_bias = first ? new Embedding(init.constant([buckets, heads], 0)) : null;
   }
 }
 
@@ -184,7 +181,7 @@ export class T5Encoder extends Module {
     private _options: { computeDtype?: "f32" | "bf16" } = {},
   ) {
     super();
-    this.shared = new Embedding(_config.vocab_size, _config.d_model, init);
+    this.shared = new Embedding(init.weight([_config.vocab_size, _config.d_model], 0));
     this.encoder = new Stack(_config, init);
     for (const parameter of this.parameters()) parameter.trainable = false;
     this.requiresGrad(false);

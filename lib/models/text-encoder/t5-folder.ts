@@ -4,6 +4,7 @@ import { readdir, readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, join } from "node:path";
 import { check, LtxError } from "../../errors.js";
+import { loadWeights } from "../../formats/load-weights.js";
 import { openShards } from "../../formats/sharded.js";
 import type { TensorFile } from "../../formats/tensor-file.js";
 import { Initializer } from "../../nn/index.js";
@@ -84,19 +85,20 @@ export class T5Folder {
   }
 
   /**
-   * The encoder with its weights, which are read one tensor at a time.
+   * The encoder with its weights, stored as `weights` says (f32 unless given), which are loaded one tensor at a time.
    * @throws LtxError `checkpoint`, `io`
    */
-  async load(device: Device, options: { computeDtype?: "f32" | "bf16" } = {}): Promise<T5Encoder> {
+  async load(
+    device: Device,
+    options: { computeDtype?: "f32" | "bf16"; weights?: "f32" | "bf16" } = {},
+  ): Promise<T5Encoder> {
+    const { weights, ...compute } = options;
     const file = await openShards(this.weights, isEncoderKey);
-    const encoder = new T5Encoder(this.config, new Initializer(device), options);
+    const encoder = new T5Encoder(this.config, new Initializer(device, 0, { weights, values: false }), compute);
     try {
       const names = keysOf(file);
-      for (const [key, parameter] of encoder.namedParameters()) {
-        parameter.write(await file.readF32(names.get(key) as string));
-        // The copy is queued with the values that it is made from: they go before the next ones come.
-        await device.synchronize();
-      }
+      const rename = (key: string) => names.get(key) ?? key;
+      await loadWeights(encoder, file, { rename, ignore: (name) => !isEncoderKey(name) || name === EMBEDDING_ALIAS });
       return encoder;
     } catch (error) {
       encoder.dispose();

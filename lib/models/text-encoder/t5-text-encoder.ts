@@ -18,6 +18,8 @@ export interface T5TextEncoderOptions {
   maxLength: number;
   device?: Device;
   computeDtype?: "f32" | "bf16";
+  /** How its weights are stored; default f32. */
+  weights?: "f32" | "bf16";
   cache?: PromptCacheOptions;
 }
 
@@ -46,12 +48,13 @@ export class T5TextEncoder implements TextEncoder {
 
   /** @throws {LtxError} `unavailable` when no folder is found, `checkpoint` or `file_format` when it is not whole. */
   static async open(options: T5TextEncoderOptions): Promise<T5TextEncoder> {
-    const { maxLength, fallback, computeDtype = "f32" } = options;
+    const { maxLength, fallback, computeDtype = "f32", weights = "f32" } = options;
     check(Number.isInteger(maxLength) && maxLength >= 1, "config", () => {
       return `[t5] max_length must be an integer from 1, got ${maxLength}`;
     });
     const folder = await T5Folder.open(await findT5Folder(options, { fallback }));
-    const fingerprint = [folder.modelHash, folder.tokenizerHash, maxLength, computeDtype].join(" ");
+    const stored = weights === "f32" ? [] : [weights];
+    const fingerprint = [folder.modelHash, folder.tokenizerHash, maxLength, computeDtype, ...stored].join(" ");
     const cache = await PromptCache.open(fingerprint, folder.config.d_model, options.cache);
     return new T5TextEncoder(folder, cache, options.device ?? openDevice(), options);
   }
@@ -126,7 +129,8 @@ export class T5TextEncoder implements TextEncoder {
   }
 
   private load(): Promise<T5Encoder> {
-    this.network ??= this.folder.load(this.device, { computeDtype: this.options.computeDtype }).catch((error) => {
+    const { computeDtype, weights } = this.options;
+    this.network ??= this.folder.load(this.device, { computeDtype, weights }).catch((error) => {
       this.network = null;
       throw error;
     });
