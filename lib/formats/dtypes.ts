@@ -120,22 +120,24 @@ export function isFloat(dtype: SafetensorsDtype): boolean {
   return ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"].includes(dtype);
 }
 
+/** What floats can be rounded to. */
+export type RoundedDtype = "F32" | "BF16" | "F16" | "F8_E4M3";
+
 /**
  * Values as little-endian bytes of another float type, rounded to nearest, ties to even; NaN stays NaN. Undefined where
- * a finite value is beyond the range of F16. F32 is a view, not a copy.
+ * a finite value is beyond the range of F16 or F8_E4M3 (which has no infinity either). F32 is a view, not a copy.
  */
-export function fromFloat32(values: Float32Array, dtype: "F32" | "BF16" | "F16"): Uint8Array | undefined {
+export function fromFloat32(values: Float32Array, dtype: RoundedDtype): Uint8Array | undefined {
   if (dtype === "F32") return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
   const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  const out = new Uint16Array(values.length);
+  const out = dtype === "F8_E4M3" ? new Uint8Array(values.length) : new Uint16Array(values.length);
   for (let i = 0; i < out.length; i++) {
-    out[i] = dtype === "BF16" ? bf16Bits(words[i]) : f16Bits(values[i], words[i]);
-    if (dtype === "F16" && (out[i] & 0x7fff) === F16_INFINITY && Number.isFinite(values[i])) return undefined;
+    const pattern = dtype === "BF16" ? bf16Bits(words[i]) : smallBits(values[i], words[i], SMALL_FLOATS[dtype]);
+    if (pattern === undefined) return undefined;
+    out[i] = pattern;
   }
   return new Uint8Array(out.buffer);
 }
-
-const F16_INFINITY = 0x7c00;
 
 /** The upper half of a float32's bits, rounded. */
 function bf16Bits(word: number): number {
@@ -143,14 +145,34 @@ function bf16Bits(word: number): number {
   return nan ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
 }
 
-function f16Bits(value: number, word: number): number {
-  const sign = (word >>> 16) & 0x8000;
-  if (Number.isNaN(value)) return sign | 0x7e00;
-  const magnitude = Math.abs(value);
-  // Below 2^-14 the steps are 2^-24, above they grow with the exponent; bits of larger numbers follow on smaller ones'.
-  const exponent = Math.max(((word >>> 23) & 0xff) - 127, -14);
-  if (exponent > 15) return sign | F16_INFINITY;
-  return sign | (((exponent + 14) << 10) + roundToEven(magnitude / 2 ** (exponent - 10)));
+interface SmallFloat {
+  sign: number;
+  mantissaBits: number;
+  /** Of the smallest normal number, and of the largest. */
+  exponents: readonly [least: number, most: number];
+  /** The pattern of the largest finite number; those of infinity, where there is one, and of NaN. */
+  finite: number;
+  infinity?: number;
+  nan: number;
+}
+
+const SMALL_FLOATS: Record<"F16" | "F8_E4M3", SmallFloat> = {
+  F16: { sign: 0x8000, mantissaBits: 10, exponents: [-14, 15], finite: 0x7bff, infinity: 0x7c00, nan: 0x7e00 },
+  F8_E4M3: { sign: 0x80, mantissaBits: 3, exponents: [-6, 8], finite: 0x7e, nan: 0x7f },
+};
+
+function smallBits(value: number, word: number, kind: SmallFloat): number | undefined {
+  const { mantissaBits, finite, infinity, nan } = kind;
+  const [least, most] = kind.exponents;
+  const sign = word >>> 31 ? kind.sign : 0;
+  if (Number.isNaN(value)) return sign | nan;
+  if (!Number.isFinite(value)) return infinity === undefined ? undefined : sign | infinity;
+  // Below the normal numbers the steps stay as they are, above they grow with the exponent; the bits of larger numbers
+  // follow on smaller ones'.
+  const exponent = Math.max(((word >>> 23) & 0xff) - 127, least);
+  if (exponent > most) return undefined;
+  const pattern = ((exponent - least) << mantissaBits) + roundToEven(Math.abs(value) / 2 ** (exponent - mantissaBits));
+  return pattern > finite ? undefined : sign | pattern;
 }
 
 function roundToEven(value: number): number {

@@ -2,17 +2,23 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { fromFloat32, toFloat32 } from "../../lib/formats/dtypes.js";
 
-const bits = (value: number, dtype: "BF16" | "F16") => {
+type Small = "BF16" | "F16" | "F8_E4M3";
+const SMALL = ["BF16", "F16", "F8_E4M3"] as const;
+
+const bits = (value: number, dtype: Small) => {
   const bytes = fromFloat32(Float32Array.of(value), dtype) as Uint8Array;
-  return bytes[0] | (bytes[1] << 8);
+  return bytes[0] | ((bytes[1] ?? 0) << 8);
 };
 
-/** All values of a 16-bit float type, by their bits. */
-const all = (dtype: "BF16" | "F16") =>
-  toFloat32(new Uint8Array(Uint16Array.from({ length: 65536 }, (_, i) => i).buffer), dtype) as Float32Array;
+/** All values of a small float type, by their bits. */
+const all = (dtype: Small) => {
+  const patterns = dtype === "F8_E4M3" ? new Uint8Array(256) : new Uint16Array(65536);
+  for (let i = 0; i < patterns.length; i++) patterns[i] = i;
+  return toFloat32(new Uint8Array(patterns.buffer), dtype) as Float32Array;
+};
 
 describe("fromFloat32", () => {
-  it.each<["BF16" | "F16", number, number]>([
+  it.each<[Small, number, number]>([
     ["F16", 1, 0x3c00],
     ["F16", -2, 0xc000],
     ["F16", 65504, 0x7bff],
@@ -34,26 +40,40 @@ describe("fromFloat32", () => {
     ["BF16", 3.4e38, 0x7f80],
     ["BF16", -0, 0x8000],
     ["BF16", Number.NaN, 0x7fc0],
+    ["F8_E4M3", 1, 0x38],
+    ["F8_E4M3", -448, 0xfe],
+    ["F8_E4M3", 463, 0x7e],
+    ["F8_E4M3", 1 + 2 ** -4, 0x38],
+    ["F8_E4M3", 1 + 3 * 2 ** -4, 0x3a],
+    ["F8_E4M3", 2 ** -6 - 2 ** -10, 0x08],
+    ["F8_E4M3", 2 ** -10, 0],
+    ["F8_E4M3", 3 * 2 ** -11, 0x01],
+    ["F8_E4M3", -0, 0x80],
+    ["F8_E4M3", Number.NaN, 0x7f],
   ])("%s of %f", (dtype, value, expected) => {
     expect(bits(value, dtype)).toBe(expected);
   });
 
-  it("refuses finite values beyond F16", () => {
+  it("refuses values beyond F16 and F8_E4M3", () => {
     expect(fromFloat32(Float32Array.of(1, 65520), "F16")).toBeUndefined();
     expect(fromFloat32(Float32Array.of(-1e9), "F16")).toBeUndefined();
+    for (const value of [465, -1e9, Number.POSITIVE_INFINITY]) {
+      expect(fromFloat32(Float32Array.of(1, value), "F8_E4M3")).toBeUndefined();
+    }
   });
 
-  it.each(["BF16", "F16"] as const)("gives back every value of %s", (dtype) => {
+  it.each(SMALL)("gives back every value of %s", (dtype) => {
     const values = all(dtype);
     const back = toFloat32(fromFloat32(values, dtype) as Uint8Array, dtype) as Float32Array;
     expect(values.every((value, i) => Object.is(value, back[i]))).toBe(true);
   });
 
-  it.each(["BF16", "F16"] as const)("chooses a nearest value of %s", (dtype) => {
+  it.each(SMALL)("chooses a nearest value of %s", (dtype) => {
     const values = [...all(dtype)].filter(Number.isFinite).sort((a, b) => a - b);
     const most = values[values.length - 1];
+    const range = dtype === "F8_E4M3" ? 448 : 60000;
     fc.assert(
-      fc.property(fc.float({ noNaN: true, min: -60000, max: 60000 }), (value) => {
+      fc.property(fc.float({ noNaN: true, min: -range, max: range }), (value) => {
         const [found] = toFloat32(fromFloat32(Float32Array.of(value), dtype) as Uint8Array, dtype) as Float32Array;
         let [low, high] = [0, values.length - 1];
         while (high - low > 1) {
