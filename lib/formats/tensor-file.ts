@@ -40,6 +40,9 @@ function isPytorch(start: Uint8Array): boolean {
   return (zip || pickle) && start[8] !== 0x7b;
 }
 
+/** How the text begins that Git leaves in place of a large file; as a safetensors header's length it would be absurd. */
+const LFS_POINTER = "version h";
+
 /**
  * Opens a safetensors file or a state dict that PyTorch saved (see {@link stateDictOf}), told apart by their contents.
  * @throws LtxError `checkpoint`, `file_format`, `io`
@@ -47,6 +50,9 @@ function isPytorch(start: Uint8Array): boolean {
 export async function openTensorFile(path: string): Promise<TensorFile> {
   const file = await openRandomAccess(path, "checkpoint");
   const start = await file.read(0, Math.min(9, file.size)).finally(file.close);
+  check(Buffer.from(start).toString("latin1") !== LFS_POINTER, "file_format", () => {
+    return `[checkpoint] ${path} is a pointer of Git LFS, not the file itself: fetch that with "git lfs pull"`;
+  });
   return isPytorch(start) ? openStateDict(path) : readSafetensors(path);
 }
 

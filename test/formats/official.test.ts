@@ -118,6 +118,7 @@ describe("openOfficial", () => {
         config: '{"transformer":7}',
       },
     );
+    writeFileSync(at("pointer.safetensors"), "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n");
     mkdirSync(at("empty"));
     mkdirSync(at("no-config"));
     mkdirSync(at("no-config", "vae"));
@@ -125,6 +126,7 @@ describe("openOfficial", () => {
       ["nothing.safetensors", "checkpoint", /nothing\.safetensors does not exist$/],
       ["cut.safetensors", "file_format", /the tensors cover \d+ bytes of data, the file has \d+; the file is damaged/],
       ["cut-early.safetensors", "file_format", /header length \d+ reaches past the 3000 bytes there are/],
+      ["pointer.safetensors", "file_format", /is a pointer of Git LFS, not the file itself/],
       ["other.safetensors", "checkpoint", /holds none of the official models: expected names .* found "a\.weight"/],
       ["config.safetensors", "file_format", /its config is no JSON object/],
       ["section.safetensors", "file_format", /transformer of its configuration is 7/],

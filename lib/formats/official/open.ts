@@ -102,7 +102,7 @@ async function fromFile(path: string, file: TensorFile, extra: Json | null = nul
     const { layout, groups } = modulesIn(path, file);
     const kinds = [...groups.keys()];
     const modules = new Map(kinds.map((kind) => [kind, renamed(file, groups.get(kind) as Map<string, string>)]));
-    const stored = configSections(storedConfig(path, file.metadata, "config") ?? extra, kinds, path);
+    const stored = configSections(storedConfig(path, file.metadata) ?? extra, kinds, path);
     return models({ path, layout, configs: stored, metadata: file.metadata }, modules, [file]);
   } catch (error) {
     await file.close();
@@ -155,8 +155,8 @@ function modulesIn(
   }
   const kind = kindOfNames(file.tensors);
   check(kind, "checkpoint", () => {
-    const some = names.slice(0, 3).map((name) => `"${name}"`);
-    return `[official] ${path} holds none of the official models: expected names that begin with model.diffusion_model. or vae., or those of a single model, found ${some.join(", ")}, ...`;
+    const some = names.slice(0, 3).map((name) => `"${name}", `);
+    return `[official] ${path} holds none of the official models: expected names that begin with model.diffusion_model. or vae., or those of a single model, found ${some.join("") || "none, "}...`;
   });
   const groups = new Map([[kind, officialNames(kind, names, "")]]);
   const diffusers = [...(groups.get(kind) ?? [])].some(([official, own]) => official !== own);
@@ -180,15 +180,14 @@ function officialNames(kind: ModuleKind, names: readonly string[], prefix: strin
   return new Map([...vaeKeys(own, "official")].map(([name, official]) => [official, prefix + name]));
 }
 
-/** A JSON object in the metadata. */
-function storedConfig(path: string, metadata: TensorFile["metadata"], key: string): Json | null {
-  const text = metadata[key];
-  if (text === undefined) return null;
+/** The configuration in a file's metadata. */
+function storedConfig(path: string, { config }: TensorFile["metadata"]): Json | null {
+  if (config === undefined) return null;
   try {
-    return asObject(JSON.parse(text));
+    return asObject(JSON.parse(config));
   } catch (cause) {
     const reason = (cause as Error).message;
-    throw new LtxError("file_format", `[official] ${path}: its ${key} is no JSON object (${reason}): it is damaged`, {
+    throw new LtxError("file_format", `[official] ${path}: its config is no JSON object (${reason}): it is damaged`, {
       cause,
     });
   }
@@ -284,7 +283,7 @@ async function openDiffusers(path: string, names: readonly string[]): Promise<Of
     if (names.includes("scheduler"))
       configs.scheduler = await readConfig(join(path, "scheduler", "scheduler_config.json"));
     // What this package wrote from an official file carries its configuration.
-    Object.assign(configs, configSections(storedConfig(path, metadata, "config"), [...modules.keys()], path));
+    Object.assign(configs, configSections(storedConfig(path, metadata), [...modules.keys()], path));
     const textEncoder = names.includes("text_encoder") ? path : undefined;
     return models({ path, layout: "diffusers", configs, metadata, textEncoder }, modules, files);
   } catch (error) {
