@@ -4,6 +4,7 @@ export {
   loadSamplingScheme,
   parseConfig,
   parseLossParams,
+  parseOfficialTransformer,
   parseStoredConfig,
   parseTransformerParams,
   parseVaeParams,
@@ -13,6 +14,13 @@ export type * from "./config/index.js";
 export * from "./data/index.js";
 export * as diffusion from "./diffusion/index.js";
 export { type ErrorCode, LtxError } from "./errors.js";
+export { applyLoras, type Lora, openLora, type WeightedLora, withLoras } from "./formats/official/lora.js";
+export {
+  type OfficialConfigs,
+  type OfficialLayout,
+  type OfficialModels,
+  openOfficial,
+} from "./formats/official/open.js";
 export { readSafetensors, writeSafetensors } from "./formats/safetensors.js";
 export { openTensorFile, type TensorEntry, type TensorFile } from "./formats/tensor-file.js";
 export { EventWriter } from "./formats/tensorboard.js";

@@ -14,6 +14,8 @@ const loaded = (): typeof config => require("./index.js");
 
 export const parseConfig: typeof config.parseConfig = (...args) => loaded().parseConfig(...args);
 export const parseLossParams: typeof config.parseLossParams = (...args) => loaded().parseLossParams(...args);
+export const parseOfficialTransformer: typeof config.parseOfficialTransformer = (...args) =>
+  loaded().parseOfficialTransformer(...args);
 export const parseStoredConfig: typeof config.parseStoredConfig = (...args) => loaded().parseStoredConfig(...args);
 export const parseTransformerParams: typeof config.parseTransformerParams = (...args) =>
   loaded().parseTransformerParams(...args);

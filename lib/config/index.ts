@@ -15,6 +15,7 @@ export {
   parseTransformerParams,
   parseVaeParams,
 } from "./load.js";
+export { type OfficialTransformerConfig, parseOfficialTransformer } from "./official/transformer.js";
 export type { SamplingSchemeConfig } from "./sampling-scheme.js";
 export type { Compat, FlowRunConfig, QuickstartConfig, RunConfig, VaeRunConfig } from "./schema.js";
 export { parseStoredConfig } from "./stored.js";
