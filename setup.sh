@@ -74,6 +74,12 @@ else
   say "Debian packages: all there"
 fi
 
+# Videos go through it; everything else works without.
+if ! command -v ffmpeg >/dev/null; then
+  say "installing Debian package: ffmpeg"
+  (install_packages ffmpeg) || say "note: no ffmpeg, so no MP4; GIF and WebP need nothing"
+fi
+
 if npm_packages_current; then
   say "npm packages: up to date"
 else

@@ -11,9 +11,7 @@ import { LtxError } from "../errors.js";
  * @throws LtxError `io` when the file system refuses; an LtxError thrown by `write` passes through
  */
 export async function writeFileAtomic(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {
-  const folder = dirname(path);
-  const temporary = join(folder, `.${basename(path)}.${process.pid}.${randomBytes(4).toString("hex")}.tmp`);
-  try {
+  await replaceAtomic(path, async (temporary) => {
     const file = await open(temporary, "wx");
     try {
       await write(file);
@@ -21,6 +19,15 @@ export async function writeFileAtomic(path: string, write: (file: FileHandle) =>
     } finally {
       await file.close();
     }
+  });
+}
+
+/** The same with a file that `make` writes and syncs under the temporary name that it is given. */
+export async function replaceAtomic(path: string, make: (temporary: string) => Promise<void>): Promise<void> {
+  const folder = dirname(path);
+  const temporary = join(folder, `.${basename(path)}.${process.pid}.${randomBytes(4).toString("hex")}.tmp`);
+  try {
+    await make(temporary);
     await rename(temporary, path);
     await syncFolder(folder);
   } catch (cause) {

@@ -3,7 +3,8 @@
 import { extname } from "node:path";
 import { check } from "../errors.js";
 import { writeAll, writeFileAtomic } from "./atomic-file.js";
-import { loadSharp } from "./text.js";
+import { gifWithComment } from "./comment.js";
+import { loadSharp, type Sharp } from "./text.js";
 
 /** Pixels of a still image: uint8 (height, width, channels), grey or RGB. */
 export interface Picture {
@@ -25,6 +26,8 @@ export interface AnimationOptions {
   scale?: number;
   /** WebP only: 1 to 100, where 100 is lossless; default 90. GIF is exact up to 256 colours a frame. */
   quality?: number;
+  /** A text kept in the file: GIF's comment, the image description of the others. ASCII is read alike everywhere. */
+  comment?: string;
 }
 
 const MAX_FPS: Record<string, number> = { ".gif": 50, ".webp": 1000 };
@@ -36,7 +39,7 @@ const MAX_SIDE: Record<string, number> = { ".gif": 65535, ".webp": 16383 };
  * @throws LtxError `invalid_argument` or `shape_mismatch` for wrong arguments, `io` when the file cannot be written
  */
 export async function saveAnimation(path: string, video: Animation, options: AnimationOptions = {}): Promise<void> {
-  const { fps = 10, scale = 1, quality = 90 } = options;
+  const { fps = 10, scale = 1, quality = 90, comment } = options;
   const type = extname(path).toLowerCase();
   check(
     type in MAX_FPS,
@@ -65,7 +68,7 @@ export async function saveAnimation(path: string, video: Animation, options: Ani
 
   const sharp = await loadSharp();
   const raw = { width, height: height * frames, channels: channels as 1 | 3, pageHeight: height };
-  const image = sharp(data, { raw, limitInputPixels: false });
+  const image = describe(sharp(data, { raw, limitInputPixels: false }), type === ".gif" ? undefined : comment);
   const delay = frameDelays(frames, fps, type === ".gif" ? 10 : 1);
   const encoded =
     type === ".gif"
@@ -78,14 +81,19 @@ export async function saveAnimation(path: string, video: Animation, options: Ani
           dither: channels === 1 ? 0 : 1,
         })
       : image.webp({ delay, loop: 0, quality, lossless: quality === 100 });
-  await save(path, await encoded.toBuffer());
+  const bytes = await encoded.toBuffer();
+  await save(path, type === ".gif" && comment !== undefined ? gifWithComment(bytes, comment) : bytes);
 }
 
 /**
  * Writes a PNG file, which appears whole or not at all.
  * @throws LtxError `invalid_argument` or `shape_mismatch` for wrong arguments, `io` when the file cannot be written
  */
-export async function savePng(path: string, picture: Picture, { scale = 1 }: { scale?: number } = {}): Promise<void> {
+export async function savePng(
+  path: string,
+  picture: Picture,
+  { scale = 1, comment }: Pick<AnimationOptions, "scale" | "comment"> = {},
+): Promise<void> {
   check(
     extname(path).toLowerCase() === ".png",
     "invalid_argument",
@@ -95,7 +103,12 @@ export async function savePng(path: string, picture: Picture, { scale = 1 }: { s
   const { data, height, width, channels } = enlarge({ ...picture, frames: 1 }, scale);
   const sharp = await loadSharp();
   const raw = { width, height, channels: channels as 1 | 3 };
-  await save(path, await sharp(data, { raw, limitInputPixels: false }).png().toBuffer());
+  const image = describe(sharp(data, { raw, limitInputPixels: false }), comment);
+  await save(path, await image.png().toBuffer());
+}
+
+function describe(image: ReturnType<Sharp>, comment: string | undefined): ReturnType<Sharp> {
+  return comment === undefined ? image : image.withExif({ IFD0: { ImageDescription: comment } });
 }
 
 /** Writes encoded bytes atomically. */

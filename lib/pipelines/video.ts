@@ -1,17 +1,23 @@
 import { extname, join } from "node:path";
 import { LtxError } from "../errors.js";
-import { type AnimationOptions, saveAnimation, savePng } from "../formats/images.js";
+import { type AnimationOptions, enlarge, saveAnimation, savePng } from "../formats/images.js";
+import { crop } from "../formats/media/clip.js";
+import { VIDEO_OUTPUTS, writeVideo } from "../formats/media/write-video.js";
 import { tileVideos } from "../formats/tile.js";
 
 export interface SaveOptions extends AnimationOptions {
   /** Clips side by side; about a square unless given. */
   columns?: number;
-  /** Written above each clip: the prompts unless given; false for none. */
+  /** Written above each clip: the prompts unless given; false for none. One clip in a video's file has none. */
   labels?: readonly string[] | false;
+  /** Videos only: constant rate factor of the encoder, 0 is lossless. */
+  crf?: number;
+  signal?: AbortSignal;
 }
 
 /** Pixels that the longer side of a clip gets in {@link Video.savePictures}, where it has fewer. */
 const PICTURE_SIDE = 128;
+const PICTURE_OUTPUTS = [".gif", ".webp", ".png"];
 
 /** Clips that a pipeline made: uint8 (frames, height, width, channels) each, with the prompt of each. */
 export class Video {
@@ -22,10 +28,17 @@ export class Video {
     readonly width: number,
     readonly channels: number,
     readonly prompts: readonly string[] = [],
+    /** Frames per second, where the model has been told. */
+    readonly fps?: number,
   ) {}
 
   /** Splits one array (B, F, H, W, C) of values in [0, 1]. */
-  static fromFloats(values: Float32Array, shape: readonly number[], prompts: readonly string[] = []): Video {
+  static fromFloats(
+    values: Float32Array,
+    shape: readonly number[],
+    prompts: readonly string[] = [],
+    fps?: number,
+  ): Video {
     const [batch, frames, height, width, channels] = shape;
     const size = frames * height * width * channels;
     const clips = Array.from({ length: batch }, (_, i) => {
@@ -33,27 +46,58 @@ export class Video {
       for (let k = 0; k < size; k++) clip[k] = Math.round(Math.min(1, Math.max(0, values[i * size + k])) * 255);
       return clip;
     });
-    return new Video(clips, frames, height, width, channels, prompts);
+    return new Video(clips, frames, height, width, channels, prompts, fps);
   }
 
   /**
-   * Writes the clips as a grid, by extension: `.gif` or `.webp` animated, `.png` the first frame of each.
-   * @throws LtxError `invalid_argument` for another extension, `io`
+   * Writes the clips by extension: `.mp4`, `.mov`, `.mkv` or `.webm` through ffmpeg, `.gif` or `.webp` animated, `.png`
+   * the first frame. Several clips, or clips with labels, become a grid; one clip alone is written as it is. The rate is
+   * the video's own unless given, else 10 frames a second.
+   * @throws LtxError `invalid_argument` for another extension, `unavailable` for a video without ffmpeg, `io`
    */
   async save(path: string, options: SaveOptions = {}): Promise<void> {
-    const { columns = Math.ceil(Math.sqrt(this.clips.length)), labels, scale = 1, ...animation } = options;
+    const { columns = Math.ceil(Math.sqrt(this.clips.length)), labels, scale = 1, crf, signal, ...animation } = options;
     const type = extname(path).toLowerCase();
-    if (![".gif", ".webp", ".png"].includes(type)) {
-      throw new LtxError("invalid_argument", `[save] cannot tell the format of ${path}: use .gif, .webp or .png`);
+    const asVideo = VIDEO_OUTPUTS.includes(type);
+    if (!asVideo && !PICTURE_OUTPUTS.includes(type)) {
+      const known = [...VIDEO_OUTPUTS, ...PICTURE_OUTPUTS].join(", ");
+      throw new LtxError("invalid_argument", `[save] cannot tell the format of ${path}: use one of ${known}`);
     }
     const { height, width, channels } = this;
     const frames = type === ".png" ? 1 : this.frames;
     const size = frames * height * width * channels;
     const tiles = this.clips.map((clip) => ({ data: clip.subarray(0, size), frames, height, width, channels }));
-    const names = labels === false ? undefined : (labels ?? (this.prompts.length > 0 ? this.prompts : undefined));
-    const grid = await tileVideos(tiles, { columns, scale, ...(names ? { labels: [...names] } : {}) });
-    if (type === ".png") await savePng(path, grid);
-    else await saveAnimation(path, grid, animation);
+    const own = this.prompts.length > 0 && !(asVideo && tiles.length === 1) ? this.prompts : undefined;
+    const names = labels === false ? undefined : (labels ?? own);
+    const picture =
+      tiles.length === 1 && !names
+        ? enlarge(tiles[0], scale)
+        : await tileVideos(tiles, { columns, scale, ...(names ? { labels: [...names] } : {}) });
+    const { fps = this.fps, comment } = animation;
+    if (asVideo) await writeVideo(path, picture, { fps: fps ?? 10, crf, comment, signal });
+    else if (type === ".png") await savePng(path, picture, { comment });
+    else await saveAnimation(path, picture, { ...animation, fps });
+  }
+
+  /** One of the clips by itself. */
+  clip(index: number): Video {
+    const { frames, height, width, channels, prompts, fps } = this;
+    const prompt = prompts.length > 0 ? [prompts[index]] : [];
+    return new Video([this.clips[index]], frames, height, width, channels, prompt, fps);
+  }
+
+  /** The part of the frames that lies in a box. */
+  crop(box: { left: number; top: number; height: number; width: number }): Video {
+    const { frames, height, width, channels, prompts, fps } = this;
+    const clips = this.clips.map((data) => crop({ data, frames, height, width, channels }, box).data);
+    return new Video(clips, frames, box.height, box.width, channels, prompts, fps);
+  }
+
+  /** The first frames of each clip. */
+  first(frames: number): Video {
+    const { height, width, channels, prompts, fps } = this;
+    const clips = this.clips.map((clip) => clip.subarray(0, frames * height * width * channels));
+    return new Video(clips, frames, height, width, channels, prompts, fps);
   }
 
   /**

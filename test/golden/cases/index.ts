@@ -7,6 +7,7 @@ import { timestepEmbedding } from "./embedding.js";
 import { flowCurve, flowLossCase, qsample, sampler, times } from "./flow.js";
 import { lora } from "./lora.js";
 import { lpips } from "./lpips.js";
+import { mediaLoad } from "./media.js";
 import { officialRope, officialTransformer, patchifier } from "./official-transformer.js";
 import { adam } from "./optimizer.js";
 import { midBlock, resnetBlock } from "./resnet.js";
@@ -19,6 +20,7 @@ import { dwt3 } from "./wavelet.js";
 
 export const cases: Readonly<Record<string, GoldenCase>> = {
   "o-lora": lora,
+  "o-media-load": mediaLoad,
   "o-patchifier": patchifier,
   "o-t5-base-hash": t5Encoder,
   "o-t5-small": t5Encoder,

@@ -1,0 +1,65 @@
+/**
+ * Bicubic resampling of bytes exactly as PIL does it (`Image.resize(…, BICUBIC)`): the kernel grows with the reduction,
+ * weights are 22-bit fixed point, rows are resampled first, and between the passes pixels are bytes again.
+ */
+import type { Picture } from "../images.js";
+
+/** Bits after the point of a weight: 8 are left for the pixel and 2 for sums outside of its range. */
+const PRECISION = 22;
+/** Keys' cubic convolution kernel with a = -1/2, and how far it reaches. */
+const A = -0.5;
+const SUPPORT = 2;
+
+function kernel(distance: number): number {
+  const x = Math.abs(distance);
+  if (x < 1) return ((A + 2) * x - (A + 3)) * x * x + 1;
+  if (x < 2) return (((x - 5) * x + 8) * x - 4) * A;
+  return 0;
+}
+
+/** For each output position the first input position that counts, and the fixed-point weights from there on. */
+function weights(from: number, to: number): { first: number; weights: Int32Array }[] {
+  const scale = from / to;
+  const stretch = Math.max(scale, 1);
+  const support = SUPPORT * stretch;
+  return Array.from({ length: to }, (_, at) => {
+    const center = (at + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(center - support + 0.5));
+    const end = Math.min(from, Math.trunc(center + support + 0.5));
+    const exact = Array.from({ length: end - first }, (_, i) => kernel((first + i - center + 0.5) / stretch));
+    const sum = exact.reduce((a, b) => a + b, 0);
+    const fixed = exact.map((w) => (w / sum) * 2 ** PRECISION).map((w) => Math.trunc(w < 0 ? w - 0.5 : w + 0.5));
+    return { first, weights: Int32Array.from(fixed) };
+  });
+}
+
+/**
+ * Resamples the middle one of three axes: `data` is (outer, from, inner), the result (outer, to, inner). With width
+ * in the middle `inner` are the channels, with height a whole row.
+ */
+function resample(data: Uint8Array, outer: number, from: number, inner: number, to: number): Uint8Array {
+  const table = weights(from, to);
+  const result = new Uint8Array(outer * to * inner);
+  for (let o = 0; o < outer; o++) {
+    for (let at = 0; at < to; at++) {
+      const { first, weights } = table[at];
+      const source = (o * from + first) * inner;
+      const target = (o * to + at) * inner;
+      for (let c = 0; c < inner; c++) {
+        let sum = 1 << (PRECISION - 1);
+        for (let k = 0; k < weights.length; k++) sum += data[source + k * inner + c] * weights[k];
+        result[target + c] = Math.min(255, Math.max(0, sum >> PRECISION));
+      }
+    }
+  }
+  return result;
+}
+
+/** `picture` at another size. */
+export function resizeBicubic(picture: Picture, height: number, width: number): Picture {
+  const { channels } = picture;
+  let { data } = picture;
+  if (width !== picture.width) data = resample(data, picture.height, picture.width, channels, width);
+  if (height !== picture.height) data = resample(data, 1, picture.height, width * channels, height);
+  return { data, height, width, channels };
+}

@@ -1,0 +1,102 @@
+/** ffmpeg as a child process: the program of that name on the PATH, or the one that LTX_FFMPEG names. */
+import { spawn } from "node:child_process";
+import type { Readable, Writable } from "node:stream";
+import { LtxError } from "../../errors.js";
+
+const INSTALL =
+  "install it (Debian and Ubuntu: apt-get install ffmpeg; Fedora: dnf install ffmpeg-free; others: " +
+  "https://ffmpeg.org/download.html), or name it by the environment variable LTX_FFMPEG";
+
+/** What of ffmpeg's complaints is kept: the end, where the reason stands. */
+const MAX_COMPLAINT = 4000;
+
+export interface FfmpegRun {
+  /** What it is for, in messages: `writing a.mp4`. */
+  what: string;
+  /** What takes ffmpeg's place, in the message when it is missing. */
+  instead?: string;
+  /** Parts of its standard input. */
+  input?: Iterable<Uint8Array>;
+  /** Takes what it writes to standard output. */
+  onOutput?: (chunk: Buffer) => void;
+  signal?: AbortSignal;
+}
+
+/**
+ * Runs ffmpeg until it ends.
+ * @throws LtxError `unavailable` when there is none, `file_format` with its last words when it fails, `aborted`
+ */
+export async function ffmpeg(args: readonly string[], run: FfmpegRun): Promise<void> {
+  const { what, instead, input, onOutput = () => {}, signal } = run;
+  if (signal?.aborted) throw aborted(what);
+  const program = process.env.LTX_FFMPEG || "ffmpeg";
+  const child = spawn(program, ["-v", "error", "-nostdin", "-y", ...args], { stdio: ["pipe", "pipe", "pipe"] });
+  const kill = () => child.kill("SIGKILL");
+  signal?.addEventListener("abort", kill, { once: true });
+  let complaint = "";
+  child.stderr.on("data", (chunk: Buffer) => {
+    complaint = (complaint + chunk).slice(-MAX_COMPLAINT);
+  });
+  const ended = new Promise<number | null>((resolve, reject) => {
+    child.on("error", reject);
+    child.on("close", resolve);
+  });
+  try {
+    // All at once: whoever fails first, the others end with the process.
+    const [code] = await Promise.all([ended, feed(child.stdin, input ?? []), drain(child.stdout, onOutput)]);
+    if (signal?.aborted) throw aborted(what);
+    if (code !== 0) throw new LtxError("file_format", `[ffmpeg] ${what} failed: ${lastWords(complaint, code)}`);
+  } catch (cause) {
+    kill();
+    if (cause instanceof LtxError) throw cause;
+    const { code, message } = cause as NodeJS.ErrnoException;
+    if (code !== "ENOENT" && code !== "EACCES") throw new LtxError("io", `[ffmpeg] ${what}: ${message}`, { cause });
+    const other = instead ? `, or ${instead}` : "";
+    throw new LtxError(
+      "unavailable",
+      `[ffmpeg] ${what} needs ffmpeg, and ${program} was not found: ${INSTALL}${other}`,
+      {
+        cause,
+      },
+    );
+  } finally {
+    signal?.removeEventListener("abort", kill);
+  }
+}
+
+/** Whether ffmpeg can be started. */
+export async function hasFfmpeg(): Promise<boolean> {
+  return ffmpeg(["-version"], { what: "asking for its version" }).then(
+    () => true,
+    (error: LtxError) => error.code !== "unavailable",
+  );
+}
+
+const aborted = (what: string) => new LtxError("aborted", `[ffmpeg] ${what} was aborted`);
+
+function lastWords(complaint: string, code: number | null): string {
+  const lines = complaint.split("\n").filter((line) => line.trim() !== "");
+  return lines.length > 0 ? lines.slice(-3).join("; ") : `it ended with code ${code}`;
+}
+
+async function feed(stdin: Writable, parts: Iterable<Uint8Array>): Promise<void> {
+  // A process that ends early closes its input: its exit code says why, not the broken pipe.
+  let open = true;
+  const closed = new Promise<void>((resolve) => {
+    const stop = () => {
+      open = false;
+      resolve();
+    };
+    stdin.on("error", stop);
+    stdin.on("close", stop);
+  });
+  for (const part of parts) {
+    if (!open) return;
+    if (!stdin.write(part)) await Promise.race([closed, new Promise((resolve) => stdin.once("drain", resolve))]);
+  }
+  stdin.end();
+}
+
+async function drain(stdout: Readable, onOutput: (chunk: Buffer) => void): Promise<void> {
+  for await (const chunk of stdout) onOutput(chunk as Buffer);
+}
