@@ -2,9 +2,13 @@ import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { parseOfficialTransformer } from "../../lib/config/official/transformer.js";
-import { type Lora, openLora, withLoras } from "../../lib/formats/official/lora.js";
+import { loadWeights } from "../../lib/formats/load-weights.js";
+import { applyLoras, type Lora, openLora, withLoras } from "../../lib/formats/official/lora.js";
 import { type OfficialModels, openOfficial } from "../../lib/formats/official/open.js";
 import { readSafetensors, writeSafetensors } from "../../lib/formats/safetensors.js";
+import { LtxVideoTransformer } from "../../lib/models/transformer/index.js";
+import { Initializer } from "../../lib/nn/index.js";
+import { device } from "../../lib/tensor/index.js";
 import { failure } from "../support/failure.js";
 import { testFolder } from "../support/folder.js";
 import { tensorsOf, transformerShapes, vaeConfig, vaeShapes, writeLora, writeOfficial } from "../support/official.js";
@@ -211,6 +215,38 @@ describe("openLora", () => {
     expect(await merged.read(other)).toEqual(await base.read(other));
     expect(merged.locate?.(other)).toEqual(base.locate?.(other));
   });
+
+  it.each(["f32", "bf16"] as const)(
+    "is put into a loaded model of %s weights and taken out, to the bit",
+    async (weights) => {
+      const models = await open(await writeOfficial(folder, "0.9.0", "f32"));
+      const base = models.module("transformer");
+      const { options } = parseOfficialTransformer(models.configs.transformer, models.path);
+      const transformer = new LtxVideoTransformer(
+        options,
+        new Initializer(device("cpu"), 0, { weights, values: false }),
+      );
+      const state = async () => {
+        const entries = [...transformer.namedParameters()];
+        const bytes = await Promise.all(entries.map(([, parameter]) => parameter.readBytes()));
+        return new Map(entries.map(([key], i) => [key, Buffer.from(bytes[i]).toString("base64")]));
+      };
+      await loadWeights(transformer, base);
+      const own = await state();
+      const [a, b] = [await lora(at("in-a.safetensors")), await lora(at("in-b.safetensors"), { layers: 1 })];
+      await applyLoras(transformer, base, [{ lora: a, weight: 1 }]);
+      const withA = await state();
+      const changed = [...own].filter(([key, values]) => withA.get(key) !== values).map(([key]) => key);
+      expect(changed.sort()).toEqual([...a.factors.keys()].sort());
+      await applyLoras(transformer, base, [{ lora: b, weight: 2 }], [{ lora: a, weight: 1 }]);
+      expect(own.get("transformer_blocks.1.attn1.to_q.weight")).toBe(
+        (await state()).get("transformer_blocks.1.attn1.to_q.weight"),
+      );
+      await applyLoras(transformer, base, [], [{ lora: b, weight: 2 }]);
+      expect(await state()).toEqual(own);
+      transformer.dispose();
+    },
+  );
 
   it("gives 8-bit weights that it changes 16 bits", async () => {
     const models = await open(await writeOfficial(folder, "0.9.5", "fp8"));
