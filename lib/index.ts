@@ -5,6 +5,8 @@ export {
   parseConfig,
   parseLossParams,
   parseOfficialTransformer,
+  parseOfficialUpsampler,
+  parseOfficialVae,
   parseStoredConfig,
   parseTransformerParams,
   parseVaeParams,

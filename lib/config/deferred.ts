@@ -16,6 +16,9 @@ export const parseConfig: typeof config.parseConfig = (...args) => loaded().pars
 export const parseLossParams: typeof config.parseLossParams = (...args) => loaded().parseLossParams(...args);
 export const parseOfficialTransformer: typeof config.parseOfficialTransformer = (...args) =>
   loaded().parseOfficialTransformer(...args);
+export const parseOfficialUpsampler: typeof config.parseOfficialUpsampler = (...args) =>
+  loaded().parseOfficialUpsampler(...args);
+export const parseOfficialVae: typeof config.parseOfficialVae = (...args) => loaded().parseOfficialVae(...args);
 export const parseStoredConfig: typeof config.parseStoredConfig = (...args) => loaded().parseStoredConfig(...args);
 export const parseTransformerParams: typeof config.parseTransformerParams = (...args) =>
   loaded().parseTransformerParams(...args);

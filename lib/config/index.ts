@@ -16,6 +16,10 @@ export {
   parseVaeParams,
 } from "./load.js";
 export { type OfficialTransformerConfig, parseOfficialTransformer } from "./official/transformer.js";
+export { parseOfficialUpsampler, type UpsamplerConfig } from "./official/upsampler.js";
+export { upsamplerConfigFromKeys } from "./official/upsampler-keys.js";
+export { type OfficialVaeConfig, parseOfficialVae } from "./official/vae.js";
+export { vaeConfigFromKeys } from "./official/vae-keys.js";
 export type { SamplingSchemeConfig } from "./sampling-scheme.js";
 export type { Compat, FlowRunConfig, QuickstartConfig, RunConfig, VaeRunConfig } from "./schema.js";
 export { parseStoredConfig } from "./stored.js";

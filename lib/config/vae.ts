@@ -121,11 +121,11 @@ const vaeShape = {
   scaling_factor: z.number().gt(0).default(1),
   patch_size: count.default(1),
   norm_layer: z.enum(["group_norm", "pixel_norm", "layer_norm"]).default("group_norm"),
-  latent_log_var: z.enum(["per_channel", "uniform", "none"]).default("per_channel"),
+  latent_log_var: z.enum(["per_channel", "uniform", "constant", "none"]).default("per_channel"),
   use_quant_conv: z.boolean().default(true),
   causal_decoder: z.boolean().default(false),
   timestep_conditioning: z.boolean().default(false),
-  spatial_padding_mode: z.enum(["zeros", "replicate"]).default("zeros"),
+  spatial_padding_mode: z.enum(["zeros", "replicate", "reflect"]).default("zeros"),
 };
 
 const vaeRenamed = { blocks: "encoder_blocks (with decoder_blocks beside it)" };

@@ -22,16 +22,20 @@ export function checkVae(vae: VaeConfig, path: Path): Problem[] {
       `they need as many compress_${axis} and compress_all blocks`;
     problems.push({ path: [...path, "decoder_blocks"], message });
   }
-  if (vae.use_quant_conv && vae.latent_log_var === "uniform") {
-    const message = 'found true, latent_log_var "uniform" has one variance for all channels and needs false';
-    problems.push({ path: [...path, "use_quant_conv"], message });
-  }
-  problems.push(...checkEncoderWidths(vae, path), ...checkDecoderWidths(vae, path));
+  problems.push(...checkCoders(vae, path));
   const { time } = vaeFactors(vae);
   const frames = vae.input_number_of_frames;
   const fault = frames === undefined ? undefined : framesFault("frames", frames, time);
   if (fault) problems.push({ path: [...path, "input_number_of_frames"], message: fault });
   return problems;
+}
+
+/** The faults of the encoder and of the decoder, each by itself. */
+export function checkCoders(vae: VaeConfig, path: Path): Problem[] {
+  const problems = [...checkEncoderWidths(vae, path), ...checkDecoderWidths(vae, path)];
+  if (!vae.use_quant_conv || (vae.latent_log_var !== "uniform" && vae.latent_log_var !== "constant")) return problems;
+  const message = `found true, latent_log_var "${vae.latent_log_var}" has one variance for all channels and needs false`;
+  return [{ path: [...path, "use_quant_conv"], message }, ...problems];
 }
 
 const paramOf = (params: number | VaeBlockParams): VaeBlockParams => (typeof params === "number" ? {} : params);

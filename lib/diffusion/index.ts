@@ -1,3 +1,4 @@
+export { adainFilterLatent, toneMapLatents } from "./adain.js";
 export { guided, joinSamples } from "./guidance.js";
 export { type HeldFrames, holdFrames } from "./held-frames.js";
 export {

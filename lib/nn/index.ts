@@ -11,5 +11,5 @@ export {
   type StateEntry,
   toCheckpoint,
 } from "./module.js";
-export { replicateEdges } from "./padding.js";
+export { reflectEdges, replicateEdges, type SpatialPadding } from "./padding.js";
 export { type PrecisionDtypes, precisionDtypes } from "./precision.js";

@@ -10,7 +10,7 @@ import {
 } from "../ops/index.js";
 import { scope, type Tensor } from "../tensor/index.js";
 import { Counter, type Initializer, Module, type Parameter, type StateBuffer } from "./module.js";
-import { replicateEdges } from "./padding.js";
+import { reflectEdges, replicateEdges, type SpatialPadding } from "./padding.js";
 
 /** y = act(x Wᵀ + b), initialised as PyTorch's nn.Linear. */
 export class Linear extends Module {
@@ -78,12 +78,13 @@ export class Conv2d extends Conv3d {
 
 /**
  * The reference's CausalConv3d: kernel k in time and space; time is padded by repeated frames, all in front when causal,
- * else half in front and half behind; space by zeros or repeated edges, k/2 on each side.
+ * else half in front and half behind; space by zeros, repeated or reflected edges, k/2 on each side.
  */
 export class CausalConv3d extends Module {
   conv: Conv3d;
-  /** How many times edges are repeated in a copy of the input; the kernel itself pads with zeros. */
+  /** By how much a copy of the input is wider on each side; the kernel itself pads with zeros. */
   private _edges: number;
+  private _widen: typeof replicateEdges;
 
   constructor(
     inputs: number,
@@ -93,13 +94,14 @@ export class CausalConv3d extends Module {
       kernel?: number;
       stride?: readonly [number, number, number];
       causal?: boolean;
-      spatialPadding?: "zeros" | "replicate";
+      spatialPadding?: SpatialPadding;
     } = {},
   ) {
     super();
     const { kernel = 3, stride = [1, 1, 1], causal = true, spatialPadding = "zeros" } = options;
     const half = Math.floor((kernel - 1) / 2);
-    this._edges = spatialPadding === "replicate" ? Math.floor(kernel / 2) : 0;
+    this._edges = spatialPadding === "zeros" ? 0 : Math.floor(kernel / 2);
+    this._widen = spatialPadding === "reflect" ? reflectEdges : replicateEdges;
     const space = spatialPadding === "zeros" ? Math.floor(kernel / 2) : 0;
     this.conv = new Conv3d(inputs, outputs, [kernel, kernel, kernel], init, {
       stride,
@@ -113,8 +115,10 @@ export class CausalConv3d extends Module {
     const edges = this._edges;
     if (edges === 0) return this.conv.forward(x, residual);
     return scope(() => {
-      const wide = replicateEdges(x, 3, edges, edges);
-      return this.conv.forward(replicateEdges(wide, 2, edges, edges), residual);
+      const wide = this._widen(x, 3, edges, edges);
+      const wider = this._widen(wide, 2, edges, edges);
+      wide.dispose(); // the tape, if any, holds what it needs
+      return this.conv.forward(wider, residual);
     });
   }
 }

@@ -1,3 +1,4 @@
+import { freemem } from "node:os";
 import { check } from "../errors.js";
 import * as native from "../native.js";
 
@@ -66,6 +67,17 @@ export class Device {
 
   resetPeak(): void {
     native.resetPeak(this.handle);
+  }
+
+  /**
+   * Bytes that can still be handed out: up to the limit and, where tensors are in the host's memory, as far as that is
+   * free.
+   */
+  available(): number {
+    const { limit, live, cached } = this.memory();
+    const onHost = this.name === "cpu" || this.name === "emulator";
+    const free = process.availableMemory?.() ?? freemem(); // the former obeys a container's limit
+    return Math.max(0, Math.min(limit - live, onHost ? free + cached : Number.POSITIVE_INFINITY));
   }
 
   /** Allocations beyond `bytes` (live and cached) throw `out_of_memory`. */

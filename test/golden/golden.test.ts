@@ -1,7 +1,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { cases } from "./cases/index.js";
+import { caseOf, cases } from "./cases/index.js";
 import { checkFixture } from "./support/check.js";
 import { Fixture } from "./support/fixture.js";
 
@@ -16,7 +16,7 @@ async function fixturesIn(folder: string): Promise<Fixture[]> {
   const names = readdirSync(folder).filter((name) => Object.keys(cases).some((kind) => name.startsWith(kind)));
   const files = names.filter((name) => name.endsWith(".safetensors")).sort();
   const fixtures = await Promise.all(files.map((name) => Fixture.open(join(folder, name))));
-  return fixtures.filter((fixture) => Object.hasOwn(cases, fixture.kind) && modelSize(fixture) <= LARGEST_MODEL);
+  return fixtures.filter((fixture) => caseOf(fixture.kind) && modelSize(fixture) <= LARGEST_MODEL);
 }
 
 function modelSize(fixture: Fixture): number {

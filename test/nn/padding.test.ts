@@ -1,13 +1,19 @@
 import { describe, expect, it } from "vitest";
-import { CausalConv3d, Initializer, replicateEdges } from "../../lib/nn/index.js";
+import { CausalConv3d, Initializer, reflectEdges, replicateEdges } from "../../lib/nn/index.js";
 import { normal } from "../../lib/ops/index.js";
 import { device, noGrad, scope } from "../../lib/tensor/index.js";
 import { relativeError } from "../golden/support/check.js";
 import { type Arr, arr, draw } from "../support/arrays.js";
 import { checkOp, expectError, input, some } from "../support/gradcheck.js";
 
-/** y[i] = x[clamp(i - front)] along one axis, index by index. */
-function clamped(x: Arr, axis: number, front: number, back: number): Arr {
+/** y[i] = x[at(i - front)] along one axis, index by index; the nearest position unless told otherwise. */
+function clamped(
+  x: Arr,
+  axis: number,
+  front: number,
+  back: number,
+  at = (i: number) => Math.min(Math.max(i, 0), x.shape[axis] - 1),
+): Arr {
   const length = x.shape[axis];
   const inner = x.shape.slice(axis + 1).reduce((n, d) => n * d, 1);
   const outer = x.shape.slice(0, axis).reduce((n, d) => n * d, 1);
@@ -15,7 +21,7 @@ function clamped(x: Arr, axis: number, front: number, back: number): Arr {
   const values: number[] = [];
   for (let o = 0; o < outer; o++) {
     for (let i = -front; i < length + back; i++) {
-      const from = (o * length + Math.min(Math.max(i, 0), length - 1)) * inner;
+      const from = (o * length + at(i)) * inner;
       values.push(...x.data.slice(from, from + inner));
     }
   }
@@ -42,6 +48,34 @@ describe("replicateEdges", () => {
       expect(replicateEdges(x, 1, 0, 0)).toBe(x);
       expectError("shape_mismatch", /\[padding\] dimension 1 of \[1,0,2\]/, () =>
         replicateEdges(some([1, 0, 2]), 1, 1, 0),
+      );
+    });
+  });
+});
+
+/** y[i] = x at the mirror image of i - front. */
+function reflected(x: Arr, axis: number, front: number, back: number): Arr {
+  const length = x.shape[axis];
+  return clamped(x, axis, front, back, (i) => (i < 0 ? -i : i >= length ? 2 * (length - 1) - i : i));
+}
+
+describe("reflectEdges", () => {
+  it.each([
+    [1, 1, 1],
+    [2, 2, 0],
+    [3, 0, 1],
+  ])("along dimension %i, %i in front and %i behind", async (axis, front, back) => {
+    await checkOp({
+      operands: { x: input(draw([2, 3, 4, 3, 2], 1)) },
+      run: ({ x }) => reflectEdges(x, axis, front, back),
+      reference: ({ x }) => reflected(x, axis, front, back),
+    });
+  });
+
+  it("needs more positions than it adds", () => {
+    scope(() => {
+      expectError("shape_mismatch", /reflecting 1 of dimension 1 of \[1,1,2\] needs 2 or more/, () =>
+        reflectEdges(some([1, 1, 2]), 1, 1, 1),
       );
     });
   });

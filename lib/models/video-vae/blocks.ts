@@ -7,12 +7,13 @@ import {
   Module,
   type Parameter,
   replicateEdges,
+  type SpatialPadding,
   TimestepEmbedding,
 } from "../../nn/index.js";
 import { add, addPlane, addRows, depthToSpace, full, linear, reshape, spaceToDepth } from "../../ops/index.js";
 import { checkpoint, scope, type Tensor } from "../../tensor/index.js";
 import { Attention } from "../transformer/attention.js";
-import type { NoisePlanes } from "./noise.js";
+import type { NoiseSource } from "./noise.js";
 import { ChannelNorm, createNorm, type Norm, type VaeNormKind } from "./norms.js";
 
 /** What a decoder's blocks are conditioned on; an encoder's blocks get none of it. */
@@ -20,13 +21,15 @@ export interface BlockContext {
   /** Times (B) f32, already multiplied by the timestep scale. */
   timestep?: Tensor | null;
   /** The noise of blocks that inject it. */
-  noise?: NoisePlanes | null;
+  noise?: NoiseSource | null;
+  /** Whether the input is freed as soon as it is read. */
+  owned?: boolean;
 }
 
 /** Of every block's convolutions. */
 export interface ConvolutionOptions {
   causal?: boolean;
-  spatialPadding?: "zeros" | "replicate";
+  spatialPadding?: SpatialPadding;
 }
 
 export interface ResnetOptions extends ConvolutionOptions {
@@ -53,7 +56,7 @@ export function modulationTable(table: Parameter, embedding: Tensor): Tensor {
 }
 
 /** f(x), behind which x is gone: the tape, if any, holds what it needs of it. */
-function through(x: Tensor, f: (x: Tensor) => Tensor): Tensor {
+export function through(x: Tensor, f: (x: Tensor) => Tensor): Tensor {
   const y = f(x);
   if (y !== x) x.dispose();
   return y;
@@ -99,7 +102,7 @@ export class ResnetBlock3D extends Module {
    * @param embedding (B, 4·C) f32, where the block is conditioned; its rows are shift1, scale1, shift2, scale2
    * @param noise where the block injects noise
    */
-  forward(x: Tensor, embedding: Tensor | null = null, noise: NoisePlanes | null = null): Tensor {
+  forward(x: Tensor, embedding: Tensor | null = null, noise: NoiseSource | null = null): Tensor {
     return scope(() => {
       check(!this.scale_shift_table || embedding, "invalid_argument", () => {
         return "[video vae] this residual block needs a time embedding";
@@ -132,7 +135,7 @@ export class ResnetBlock3D extends Module {
   }
 }
 
-function nextPlane(noise: NoisePlanes | null, x: Tensor): Tensor {
+function nextPlane(noise: NoiseSource | null, x: Tensor): Tensor {
   check(noise, "invalid_argument", () => {
     return "[video vae] a block injects noise: give its planes, or a random key to draw them with";
   });
@@ -170,13 +173,13 @@ export class UNetMidBlock3D extends Module {
     this._checkpointed = gradientCheckpointing;
   }
 
-  forward(x: Tensor, { timestep = null, noise = null }: BlockContext = {}): Tensor {
+  forward(x: Tensor, { timestep = null, noise = null, owned = false }: BlockContext = {}): Tensor {
     return scope(() => {
       check(!this.time_embedder || timestep, "invalid_argument", () => "[video vae] this block needs a timestep");
       const embedding = this.time_embedder && timestep ? this.time_embedder.forward(timestep) : null;
       let h = x;
       const step = (next: Tensor) => {
-        if (h !== x) h.dispose(); // the tape, if any, holds what it needs
+        if (owned || h !== x) h.dispose(); // the tape, if any, holds what it needs
         h = next;
       };
       for (const [i, block] of this.res_blocks.entries()) {

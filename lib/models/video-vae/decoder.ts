@@ -2,9 +2,16 @@ import { check, LtxError } from "../../errors.js";
 import { CausalConv3d, type Initializer, Module, type Parameter, TimestepEmbedding } from "../../nn/index.js";
 import { depthToSpace, mul } from "../../ops/index.js";
 import { scope, type Tensor } from "../../tensor/index.js";
-import { type BlockContext, DepthToSpaceUpsample, modulationTable, ResnetBlock3D, UNetMidBlock3D } from "./blocks.js";
+import {
+  type BlockContext,
+  DepthToSpaceUpsample,
+  modulationTable,
+  ResnetBlock3D,
+  through,
+  UNetMidBlock3D,
+} from "./blocks.js";
 import { type BlockSpec, type CoderConfig, type CoderOptions, layersOf, multiplierOf, STRIDES } from "./encoder.js";
-import type { NoisePlanes } from "./noise.js";
+import type { NoiseSource } from "./noise.js";
 import { createNorm, type Norm } from "./norms.js";
 
 export interface DecoderConfig extends CoderConfig {
@@ -30,6 +37,7 @@ export class Decoder extends Module {
   conv_out: CausalConv3d;
   last_time_embedder: TimestepEmbedding | null;
   private _patch: number;
+  private _config: DecoderConfig;
 
   constructor(config: DecoderConfig, init: Initializer, options: CoderOptions = {}) {
     super();
@@ -74,25 +82,45 @@ export class Decoder extends Module {
     this.last_scale_shift_table = timestep_conditioning ? init.normal([2, width], 1 / Math.sqrt(width)) : null;
     this.last_time_embedder = timestep_conditioning ? new TimestepEmbedding(2 * width, init) : null;
     this._patch = patch_size;
+    this._config = config;
+  }
+
+  get config(): DecoderConfig {
+    return this._config;
   }
 
   /**
    * Latents (B,f,h,w,C) to pixels (B,F,H,W,C) around [-1,1], not clamped, in z's dtype.
    * @param timestep (B) f32, the amplitude of the latents' noise, for a timestep-conditioned decoder; else null
    */
-  forward(z: Tensor, timestep: Tensor | null = null, noise: NoisePlanes | null = null): Tensor {
+  forward(z: Tensor, timestep: Tensor | null = null, noise: NoiseSource | null = null): Tensor {
     return scope(() => {
-      const context: BlockContext = { timestep: this.scaled(z, timestep), noise };
-      let h = this.conv_in.forward(z);
-      for (const block of this.up_blocks) {
-        const next = run(block, h, context);
-        h.dispose(); // the tape, if any, holds what it needs
-        h = next;
-      }
-      const y = this.conv_out.forward(this.normOut(h, context.timestep ?? null));
-      const p = this._patch;
-      return p === 1 ? y : depthToSpace(y, { stride: [1, p, p], order: "time_width_height" });
+      const context = this.context(z, timestep, noise);
+      return this.end(this.blocks(this.begin(z), 0, this.up_blocks.length, context), context);
     });
+  }
+
+  /** What the blocks of one pass are conditioned on. @throws {LtxError} when the timestep is not what the model needs */
+  context(z: Tensor, timestep: Tensor | null, noise: NoiseSource | null): BlockContext {
+    return { timestep: this.scaled(z, timestep), noise, owned: true };
+  }
+
+  /** Latents to what the first block takes. */
+  begin(z: Tensor): Tensor {
+    return this.conv_in.forward(z);
+  }
+
+  /** Runs blocks [from, to) and frees what each of them read, x too. */
+  blocks(x: Tensor, from: number, to: number, context: BlockContext): Tensor {
+    return this.up_blocks.slice(from, to).reduce((h, block) => through(h, (h) => run(block, h, context)), x);
+  }
+
+  /** What the last block gives to pixels; x is freed. */
+  end(x: Tensor, context: BlockContext): Tensor {
+    const h = through(x, (h) => this.normOut(h, context.timestep ?? null));
+    const y = through(h, (h) => this.conv_out.forward(h));
+    const p = this._patch;
+    return p === 1 ? y : through(y, (h) => depthToSpace(h, { stride: [1, p, p], order: "time_width_height" }));
   }
 
   private scaled(z: Tensor, timestep: Tensor | null): Tensor | null {

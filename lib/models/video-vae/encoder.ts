@@ -1,6 +1,6 @@
 import { LtxError } from "../../errors.js";
-import { CausalConv3d, type Initializer, Module } from "../../nn/index.js";
-import { expandMoments, spaceToDepth } from "../../ops/index.js";
+import { CausalConv3d, type Initializer, Module, type SpatialPadding } from "../../nn/index.js";
+import { concatLast, expandMoments, full, sliceLast, spaceToDepth } from "../../ops/index.js";
 import { scope, type Tensor } from "../../tensor/index.js";
 import { ResnetBlock3D, SpaceToDepthDownsample, type Stride, UNetMidBlock3D } from "./blocks.js";
 import { createNorm, type Norm, type VaeNormKind } from "./norms.js";
@@ -33,7 +33,7 @@ export interface CoderConfig {
   norm_num_groups: number;
   patch_size: number;
   norm_layer: VaeNormKind;
-  spatial_padding_mode?: "zeros" | "replicate";
+  spatial_padding_mode?: SpatialPadding;
 }
 
 export interface CoderOptions {
@@ -42,7 +42,8 @@ export interface CoderOptions {
 }
 
 export interface EncoderConfig extends CoderConfig {
-  latent_log_var: "per_channel" | "uniform" | "none";
+  /** How log-variances come with the means: one each, one for all, none (they are then all -30), or no posterior. */
+  latent_log_var: "per_channel" | "uniform" | "constant" | "none";
 }
 
 type DownBlock = UNetMidBlock3D | ResnetBlock3D | CausalConv3d | SpaceToDepthDownsample;
@@ -57,7 +58,7 @@ export class Encoder extends Module {
   conv_norm_out: Norm;
   conv_out: CausalConv3d;
   private _patch: number;
-  private _uniform: boolean;
+  private _logvar: EncoderConfig["latent_log_var"];
 
   constructor(config: EncoderConfig, init: Initializer, options: CoderOptions = {}) {
     super();
@@ -106,11 +107,12 @@ export class Encoder extends Module {
           throw new LtxError("config", `[video vae] the encoder has no block ${name}`);
       }
     }
-    const moments = { per_channel: 2 * out_channels, uniform: out_channels + 1, none: out_channels };
+    const shared = out_channels + 1; // with "constant" the last channel is computed and not used
+    const moments = { per_channel: 2 * out_channels, uniform: shared, constant: shared, none: out_channels };
     this.conv_norm_out = createNorm(norm, width, init, { groups, eps: 1e-6 });
     this.conv_out = new CausalConv3d(width, moments[latent_log_var], init, padding);
     this._patch = patch_size;
-    this._uniform = latent_log_var === "uniform";
+    this._logvar = latent_log_var;
   }
 
   /** Pixels in [-1,1], (B,F,H,W,C), to moments (B,f,h,w,2C), or (B,f,h,w,C) for latent_log_var none; in x's dtype. */
@@ -119,13 +121,25 @@ export class Encoder extends Module {
       const p = this._patch;
       const patches = p === 1 ? x : spaceToDepth(x, { stride: [1, p, p], order: "time_width_height" });
       let h = this.conv_in.forward(patches);
+      if (patches !== x) patches.dispose(); // the tape, if any, holds what it needs
       for (const block of this.down_blocks) {
-        const next = block.forward(h);
-        h.dispose(); // the tape, if any, holds what it needs
+        const next = block instanceof UNetMidBlock3D ? block.forward(h, { owned: true }) : block.forward(h);
+        h.dispose();
         h = next;
       }
       const y = this.conv_out.forward(this.conv_norm_out.forward(h, { activation: "silu" }));
-      return this._uniform ? expandMoments(y) : y;
+      if (this._logvar === "uniform") return expandMoments(y);
+      return this._logvar === "constant" ? constantMoments(y) : y;
     });
   }
+}
+
+/** The log-variance of every channel under latent_log_var "constant": next to none. */
+const CONSTANT_LOGVAR = -30;
+
+/** (…, C + 1) to (…, 2C): the first C channels, then the constant. */
+function constantMoments(y: Tensor): Tensor {
+  const channels = y.shape[4] - 1;
+  const means = sliceLast(y, 0, channels);
+  return concatLast(means, full(means.shape, CONSTANT_LOGVAR, { dtype: y.dtype, device: y.device }));
 }

@@ -1,6 +1,6 @@
 import type { VaeConfig } from "../../config/index.js";
 import { check } from "../../errors.js";
-import { Conv3d, Initializer, Module } from "../../nn/index.js";
+import { type Conv3d, Initializer, Module } from "../../nn/index.js";
 import {
   affine,
   cast,
@@ -13,6 +13,7 @@ import {
   zeros,
 } from "../../ops/index.js";
 import { type Device, device as openDevice, scope, type Tensor } from "../../tensor/index.js";
+import { decoderConfig, encoderConfig, quantConvs } from "./coders.js";
 import { Decoder } from "./decoder.js";
 import { Encoder } from "./encoder.js";
 import { fitFrames } from "./frames.js";
@@ -49,43 +50,13 @@ export class VideoVae extends Module {
   /** @throws {LtxError} `invalid_argument` for impossible widths. */
   constructor(config: VaeConfig, options: VideoVaeOptions = {}) {
     super();
-    const { latent_channels: latents, latent_log_var, base_channels, use_quant_conv } = config;
-    check(!use_quant_conv || latent_log_var !== "uniform", "invalid_argument", () => {
-      return '[video vae] use_quant_conv needs a variance per channel: set it to false, or latent_log_var to "per_channel"';
-    });
     const init = new Initializer(options.device ?? openDevice(), options.seed);
-    const { norm_layer, norm_num_groups, patch_size, spatial_padding_mode } = config;
-    const shared = { norm_layer, norm_num_groups, patch_size, spatial_padding_mode };
     const { gradientCheckpointing } = options;
-    this.encoder = new Encoder(
-      {
-        ...shared,
-        in_channels: config.in_channels,
-        out_channels: latents,
-        blocks: config.encoder_blocks,
-        base_channels: config.encoder_base_channels ?? base_channels,
-        latent_log_var,
-      },
-      init,
-      { gradientCheckpointing },
-    );
-    this.decoder = new Decoder(
-      {
-        ...shared,
-        in_channels: latents,
-        out_channels: config.out_channels,
-        blocks: config.decoder_blocks,
-        base_channels: config.decoder_base_channels ?? base_channels,
-        causal: config.causal_decoder,
-        timestep_conditioning: config.timestep_conditioning,
-      },
-      init,
-      { gradientCheckpointing },
-    );
-    const moments = latent_log_var === "none" ? latents : 2 * latents;
-    const point: [number, number, number] = [1, 1, 1];
-    this.quant_conv = use_quant_conv ? new Conv3d(moments, moments, point, init) : null;
-    this.post_quant_conv = use_quant_conv ? new Conv3d(latents, latents, point, init) : null;
+    this.encoder = new Encoder(encoderConfig(config), init, { gradientCheckpointing });
+    this.decoder = new Decoder(decoderConfig(config), init, { gradientCheckpointing });
+    const { quant_conv, post_quant_conv } = quantConvs(config, init);
+    this.quant_conv = quant_conv;
+    this.post_quant_conv = post_quant_conv;
     this._config = config;
     this._dtype = options.computeDtype ?? "f32";
   }

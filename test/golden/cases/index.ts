@@ -9,6 +9,8 @@ import { lora } from "./lora.js";
 import { lpips } from "./lpips.js";
 import { mediaLoad } from "./media.js";
 import { officialRope, officialTransformer, patchifier } from "./official-transformer.js";
+import { latentUpsampler } from "./official-upsampler.js";
+import { decodeOfficial, encodeOfficial, fullOfficial } from "./official-vae.js";
 import { adam } from "./optimizer.js";
 import { midBlock, resnetBlock } from "./resnet.js";
 import { t5Encoder, t5Tokenizer } from "./text.js";
@@ -19,6 +21,7 @@ import { vaeLoss } from "./vae-loss.js";
 import { dwt3 } from "./wavelet.js";
 
 export const cases: Readonly<Record<string, GoldenCase>> = {
+  "o-latent-upsampler": latentUpsampler,
   "o-lora": lora,
   "o-media-load": mediaLoad,
   "o-patchifier": patchifier,
@@ -35,6 +38,9 @@ export const cases: Readonly<Record<string, GoldenCase>> = {
   "o-transformer-rope": officialRope,
   "o-transformer-single-scale": officialTransformer,
   "o-transformer-stg": officialTransformer,
+  "o-vae-decode": decodeOfficial,
+  "o-vae-encode": encodeOfficial,
+  "o-vae-full-hash": fullOfficial,
   "x-adam": adam,
   "x-checkpoint-pt": checkpointPt,
   "x-conv3d-causal": causalConv3d,
@@ -62,3 +68,11 @@ export const cases: Readonly<Record<string, GoldenCase>> = {
   "x-vae-full-hash": inference,
   "x-vae-loss": vaeLoss,
 };
+
+/** The case of a kind or, where it has none of its own, of the kinds that begin as it does: releases, sizes, options. */
+export function caseOf(kind: string): GoldenCase | undefined {
+  for (let name = kind; name !== ""; name = name.slice(0, Math.max(0, name.lastIndexOf("-")))) {
+    if (Object.hasOwn(cases, name)) return cases[name];
+  }
+  return undefined;
+}

@@ -1,4 +1,4 @@
-import { cases } from "../cases/index.js";
+import { caseOf } from "../cases/index.js";
 import type { Fixture } from "./fixture.js";
 
 /** How one tensor of a fixture came out. */
@@ -16,7 +16,7 @@ export interface Result {
 
 /** Runs the fixture's case and compares each of its tensors. Problems become failed results, nothing is thrown. */
 export async function checkFixture(fixture: Fixture): Promise<Result[]> {
-  const run = Object.hasOwn(cases, fixture.kind) ? cases[fixture.kind] : undefined;
+  const run = caseOf(fixture.kind);
   if (!run) return [failed(fixture.name, "case", `unknown case kind ${JSON.stringify(fixture.kind)}`)];
   const expected = fixture.expected;
   if (expected.length === 0) return [failed(fixture.name, "case", "the file holds nothing to compare with")];
