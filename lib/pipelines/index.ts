@@ -3,6 +3,7 @@ export { type Conversion, type ConvertOptions, convert } from "./convert.js";
 export { type DigitScore, type EvaluateOptions, type Evaluation, evaluate } from "./evaluate.js";
 export { type ExtendOptions, extendVideo, generateLong } from "./extend.js";
 export { gradientMagnitude, psnr, ssim } from "./metrics.js";
+export * from "./official/index.js";
 export { type OpenedCheckpoint, openCheckpoint } from "./open-checkpoint.js";
 export { drawPrompts } from "./prompts.js";
 export {

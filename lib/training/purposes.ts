@@ -11,6 +11,9 @@ export const Purpose = {
   sampleNoise: 100,
   sampleLayerNoise: 101,
   sampleAgain: 102,
+  /** 110 to 119: one for each kind of draw of the official pipelines. */
+  officialDraw: 110,
+  officialPlanes: 120,
 } as const;
 
 /** Added to a purpose for the draws of the reference's second pass through the VAE: 16 to 31 are its own. */

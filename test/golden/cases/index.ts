@@ -9,6 +9,8 @@ import { lora } from "./lora.js";
 import { lpips } from "./lpips.js";
 import { mediaLoad } from "./media.js";
 import { officialRope, officialTransformer, patchifier } from "./official-transformer.js";
+import { samplingLoop } from "./official-sampling.js";
+import { schedulerStep, schedulerTimesteps } from "./official-scheduler.js";
 import { latentUpsampler } from "./official-upsampler.js";
 import { decodeOfficial, encodeOfficial, fullOfficial } from "./official-vae.js";
 import { adam } from "./optimizer.js";
@@ -25,6 +27,9 @@ export const cases: Readonly<Record<string, GoldenCase>> = {
   "o-lora": lora,
   "o-media-load": mediaLoad,
   "o-patchifier": patchifier,
+  "o-sampling-loop": samplingLoop,
+  "o-scheduler-step": schedulerStep,
+  "o-scheduler-timesteps": schedulerTimesteps,
   "o-t5-base-hash": t5Encoder,
   "o-t5-small": t5Encoder,
   "o-t5-tokenizer": t5Tokenizer,

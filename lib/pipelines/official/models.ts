@@ -1,0 +1,240 @@
+/** The models of a pipeline: found in their files, described, and brought onto the device. */
+import { vaeFactors } from "../../config/geometry.js";
+import type { SchedulerConfig } from "../../config/official/scheduler.js";
+import type { OfficialTransformerConfig } from "../../config/official/transformer.js";
+import type { OfficialVaeConfig } from "../../config/official/vae.js";
+import { check } from "../../errors.js";
+import { loadWeights } from "../../formats/load-weights.js";
+import { type Lora, openLora, withLoras } from "../../formats/official/lora.js";
+import { type OfficialModels, openOfficial } from "../../formats/official/open.js";
+import { LatentUpsampler } from "../../models/latent-upsampler.js";
+import { T5TextEncoder, type TextEncoder } from "../../models/text-encoder/index.js";
+import { LtxVideoTransformer, type TransformerOptions } from "../../models/transformer/index.js";
+import { CausalVideoAutoencoder } from "../../models/video-vae/index.js";
+import { Initializer, type Module } from "../../nn/index.js";
+import { type PrecisionDtypes, precisionDtypes } from "../../nn/precision.js";
+import { type Device, device as openDevice } from "../../tensor/index.js";
+import { Residency } from "./residency.js";
+
+/** The models of a pipeline. */
+export interface PipelineModels {
+  text: TextEncoder;
+  transformer: LtxVideoTransformer;
+  vae: CausalVideoAutoencoder;
+}
+
+export interface PipelineLoadOptions {
+  /** A released safetensors file, or a folder in the layout of diffusers. */
+  checkpoint: string;
+  /**
+   * The folder of the T5: with `text_encoder` and `tokenizer` in it, or their files. Unless given, those of the
+   * checkpoint's own folder, else what the Hugging Face cache holds. Not needed for `promptEmbeds`.
+   */
+  textEncoder?: string;
+  device?: string;
+  /**
+   * How weights are kept and computed with: `bfloat16` (the default); `mixed_precision` keeps f32 weights and computes
+   * in bf16; `float32`; `float8_e4m3fn` on devices that have it.
+   */
+  precision?: "bfloat16" | "mixed_precision" | "float32" | "float8_e4m3fn";
+  /** Adapters to merge into the transformer, with their weights (1 unless given). */
+  loras?: readonly (string | { path: string; weight?: number })[];
+  /** The times of the steps: the checkpoint's own, or evenly spread, or linear-quadratic, without shifts. */
+  sampler?: "from_checkpoint" | "uniform" | "linear-quadratic";
+  /** Text encoder, transformer and VAE take turns on the device: each is loaded when it is needed. */
+  offload?: boolean;
+  /** Prompts are cut to so many tokens; 256 unless given. */
+  maxTokens?: number;
+}
+
+/** What there is to know of the models before they are loaded. */
+export interface ModelFacts {
+  transformer: TransformerOptions;
+  /** Whether the first latent frame stands for one frame alone in the transformer's positions. */
+  causalTemporalPositioning: boolean;
+  scheduler: SchedulerConfig;
+  /** The only times that a distilled model knows; null for any. */
+  allowedInferenceSteps: readonly number[] | null;
+  latentChannels: number;
+  /** Pixels of a latent pixel's side, and frames of a latent frame after the first. */
+  spatialFactor: number;
+  temporalFactor: number;
+  /** Whether the decoder expects noise. */
+  timestepConditioning: boolean;
+}
+
+/** The text encoder of all releases. */
+const TEXT_ENCODER = "PixArt-alpha/PixArt-XL-2-1024-MS";
+
+/** @throws {LtxError} `checkpoint` when transformer and VAE do not belong together */
+export function factsOf(
+  { options, causalTemporalPositioning }: OfficialTransformerConfig,
+  vae: OfficialVaeConfig,
+  scheduler: SchedulerConfig,
+  allowedInferenceSteps: readonly number[] | null = null,
+): ModelFacts {
+  check(options.input_channels === vae.latent_channels, "checkpoint", () => {
+    return `[pipeline] the transformer takes latents of ${options.input_channels} channels, the VAE's have ${vae.latent_channels}`;
+  });
+  const { time, space } = vaeFactors(vae);
+  return {
+    transformer: options,
+    causalTemporalPositioning,
+    scheduler,
+    allowedInferenceSteps,
+    latentChannels: vae.latent_channels,
+    spatialFactor: space,
+    temporalFactor: time,
+    timestepConditioning: vae.timestep_conditioning,
+  };
+}
+
+/** Where a file says nothing, the schedule of the releases that have such a transformer. */
+const usualScheduler = (causal: boolean) =>
+  causal ? { sampler: "LinearQuadratic" } : { shifting: "SD3", target_shift_terminal: 0.1 };
+
+const SAMPLERS = { uniform: "Uniform", "linear-quadratic": "LinearQuadratic" } as const;
+
+/** The files of a pipeline, described. The schemas take long to load: they come with the first pipeline. */
+async function describe(files: OfficialModels, sampler: PipelineLoadOptions["sampler"] = "from_checkpoint") {
+  const { parseOfficialTransformer } = await import("../../config/official/transformer.js");
+  const { parseOfficialVae } = await import("../../config/official/vae.js");
+  const { vaeConfigFromKeys } = await import("../../config/official/vae-keys.js");
+  const { parseOfficialScheduler } = await import("../../config/official/scheduler.js");
+  const { configs, path } = files;
+  for (const kind of ["transformer", "vae"] as const) files.module(kind);
+  const transformer = parseOfficialTransformer(configs.transformer, path);
+  const vae = parseOfficialVae(configs.vae ?? vaeConfigFromKeys(files.module("vae").tensors, path), path);
+  check(sampler === "from_checkpoint" || Object.hasOwn(SAMPLERS, sampler), "invalid_argument", () => {
+    return `[pipeline] sampler ${JSON.stringify(sampler)}: needs from_checkpoint, ${Object.keys(SAMPLERS).join(" or ")}`;
+  });
+  const scheduler =
+    sampler === "from_checkpoint"
+      ? (configs.scheduler ?? usualScheduler(transformer.causalTemporalPositioning))
+      : { sampler: SAMPLERS[sampler] };
+  const allowed = configs.allowed_inference_steps ?? null;
+  check(allowed === null || (Array.isArray(allowed) && allowed.every(Number.isFinite)), "checkpoint", () => {
+    return `[pipeline] ${path}: allowed_inference_steps ${JSON.stringify(allowed)} is no list of numbers: it is damaged`;
+  });
+  const facts = factsOf(transformer, vae, parseOfficialScheduler(scheduler, path), allowed as number[] | null);
+  return { facts, vae };
+}
+
+/** Opens the models of a pipeline, and loads transformer and VAE unless they are to take turns. @throws {LtxError} */
+export async function openModels(
+  options: PipelineLoadOptions,
+): Promise<{ models: Residency<PipelineModels>; facts: ModelFacts; device: Device }> {
+  const { precision = "bfloat16", offload = false } = options;
+  const dtypes = precisionDtypes(precision);
+  const device = openDevice(options.device);
+  const files = await openOfficial(options.checkpoint);
+  const loras: { lora: Lora; weight: number }[] = [];
+  const close = async () => {
+    await files.close();
+    for (const { lora } of loras) await lora.close();
+  };
+  try {
+    const { facts, vae } = await describe(files, options.sampler);
+    for (const given of options.loras ?? []) {
+      const { path, weight = 1 } = typeof given === "string" ? { path: given } : given;
+      loras.push({ lora: await openLora(path), weight });
+    }
+    const weights = loras.length > 0 ? withLoras(files.module("transformer"), loras) : files.module("transformer");
+    const models = new Residency<PipelineModels>(
+      {
+        text: await textLoader(options, files.textEncoder, { facts, device, dtypes }),
+        transformer: () =>
+          filled(new LtxVideoTransformer(facts.transformer, unwritten(device, dtypes), dtypes), (transformer) =>
+            loadWeights(transformer, weights),
+          ),
+        vae: () =>
+          filled(new CausalVideoAutoencoder(vae, unwritten(device, dtypes), dtypes), (module) =>
+            loadWeights(module, files.module("vae"), {
+              optional: CausalVideoAutoencoder.optionalKey,
+              ignore: CausalVideoAutoencoder.unusedKey,
+            }),
+          ),
+      },
+      offload,
+      offload ? close : undefined,
+    );
+    if (offload) return { models, facts, device };
+    try {
+      for (const name of ["transformer", "vae"] as const) await models.use(name, async () => {});
+    } catch (error) {
+      models.dispose();
+      throw error;
+    }
+    await close();
+    return { models, facts, device };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** Parameters whose values a file will write. */
+const unwritten = (device: Device, { weights }: PrecisionDtypes): Initializer =>
+  new Initializer(device, 0, { weights, values: false });
+
+/** A module for inference once `load` has filled it. */
+async function filled<M extends Module>(module: M, load: (module: M) => Promise<void>): Promise<M> {
+  try {
+    module.requiresGrad(false).train(false);
+    await load(module);
+    return module;
+  } catch (error) {
+    module.dispose();
+    throw error;
+  }
+}
+
+/** How prompts get their encoder. One that is named is looked at now, so that a wrong folder shows at once. */
+async function textLoader(
+  { textEncoder, maxTokens = 256 }: PipelineLoadOptions,
+  beside: string | undefined,
+  { facts, device, dtypes }: { facts: ModelFacts; device: Device; dtypes: PrecisionDtypes },
+): Promise<() => Promise<TextEncoder>> {
+  const { transformer } = facts;
+  const wanted = transformer.caption_channels ?? transformer.cross_attention_dim;
+  const path = textEncoder ?? beside;
+  const open = async (): Promise<TextEncoder> => {
+    const text = await T5TextEncoder.open({ version: TEXT_ENCODER, path, maxLength: maxTokens, device, ...dtypes });
+    check(text.width === wanted, "config", () => {
+      return `[pipeline] the text encoder in ${text.path} gives ${text.width} features, the transformer takes ${wanted}: name the folder of another one`;
+    });
+    return text;
+  };
+  let opened = path === undefined ? null : await open();
+  // Its network comes with the first prompt; disposing of it lets that go, and the features of known prompts stay.
+  return async () => {
+    opened ??= await open();
+    return opened;
+  };
+}
+
+/** The upscaler of latents in `path`. @throws {LtxError} */
+export async function openUpsampler(
+  path: string,
+  facts: ModelFacts,
+  device: Device,
+  precision: NonNullable<PipelineLoadOptions["precision"]> = "bfloat16",
+): Promise<LatentUpsampler> {
+  const { parseOfficialUpsampler } = await import("../../config/official/upsampler.js");
+  const dtypes = precisionDtypes(precision);
+  const files = await openOfficial(path);
+  try {
+    const weights = files.module("upsampler");
+    const config = parseOfficialUpsampler(files.configs.upsampler, path);
+    check(config.in_channels === facts.latentChannels, "checkpoint", () => {
+      return `[pipeline] the upscaler ${path} takes latents of ${config.in_channels} channels, the model's have ${facts.latentChannels}`;
+    });
+    check(config.spatial_upsample && !config.temporal_upsample, "checkpoint", () => {
+      return `[pipeline] the upscaler ${path} is no spatial one: name ltxv-spatial-upscaler-*.safetensors`;
+    });
+    const module = new LatentUpsampler(config, unwritten(device, dtypes));
+    return await filled(module, (upsampler) => loadWeights(upsampler, weights));
+  } finally {
+    await files.close();
+  }
+}

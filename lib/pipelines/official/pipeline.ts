@@ -1,0 +1,162 @@
+import { check } from "../../errors.js";
+import type { CausalVideoAutoencoder } from "../../models/video-vae/index.js";
+import type { Device, Tensor } from "../../tensor/index.js";
+import type { Video } from "../video.js";
+import { type DenoisingStep, type PromptFeatures, stopIfAborted } from "./denoise.js";
+import { type ModelFacts, openModels, type PipelineLoadOptions, type PipelineModels } from "./models.js";
+import { type NoiseSource, SeededNoise } from "./noise.js";
+import { checkOutputType, handOut, type OutputType } from "./output.js";
+import { checkRequest, type LtxVideoOptions, type Request } from "./request.js";
+import type { Residency } from "./residency.js";
+import {
+  decode,
+  decoderInput,
+  disposeFeatures,
+  drawLatents,
+  encodeTexts,
+  givenFeatures,
+  needsEncoder,
+  startState,
+} from "./stages.js";
+
+export interface LtxGenerateOptions extends LtxVideoOptions {
+  outputType?: OutputType;
+  /** Hears of each step; what it returns is awaited. */
+  onStep?: (step: DenoisingStep) => void | Promise<void>;
+}
+
+/** Videos from prompts, images and videos by a model of Lightricks. */
+export class LtxVideoPipeline {
+  private disposed = false;
+
+  /** @internal Use {@link load}. */
+  constructor(
+    /** @internal */ readonly models: Residency<PipelineModels>,
+    readonly facts: ModelFacts,
+    readonly device: Device,
+  ) {}
+
+  /**
+   * @throws LtxError `checkpoint` when a file is missing, damaged or of another model; `unavailable` when the text
+   *   encoder is not found or the device can't compute in the precision; `config`, `file_format`, `io`
+   */
+  static async load(options: PipelineLoadOptions): Promise<LtxVideoPipeline> {
+    const { models, facts, device } = await openModels(options);
+    return new LtxVideoPipeline(models, facts, device);
+  }
+
+  /** @throws LtxError `invalid_argument`, `aborted`, `disposed` */
+  generate(options: LtxGenerateOptions & { outputType: "tensor" | "latent" }): Promise<Tensor>;
+  generate(options: LtxGenerateOptions & { outputType?: "video" }): Promise<Video>;
+  generate(options: LtxGenerateOptions): Promise<Video | Tensor>;
+  async generate(options: LtxGenerateOptions): Promise<Video | Tensor> {
+    const { outputType = "video", onStep, signal, noise = this.noise(options.seed) } = options;
+    const request = this.request(options);
+    checkOutputType(outputType);
+    const text = await this.features(request, signal);
+    try {
+      const latents = await this.latents(request, {
+        text,
+        noise,
+        signal,
+        onStep: onStep && ((s) => onStep({ ...s, pass: 1 })),
+      });
+      return await this.output(latents, request, { outputType, noise, signal });
+    } finally {
+      disposeFeatures(text);
+    }
+  }
+
+  /** @internal */
+  noise(seed = 171198): NoiseSource {
+    check(Number.isSafeInteger(seed) && seed >= 0, "invalid_argument", () => {
+      return `[generate] seed ${seed}: needs a whole number from 0 to 2^53 - 1`;
+    });
+    return new SeededNoise(seed, this.device);
+  }
+
+  /** @internal The options, checked against the models. */
+  request(options: LtxVideoOptions, { latentsFollow = false } = {}): Request {
+    check(!this.disposed, "disposed", () => "[pipeline] it was disposed");
+    return checkRequest(options, this.facts, latentsFollow);
+  }
+
+  /** @internal Features of the prompts; the caller frees them. */
+  features(request: Request, signal?: AbortSignal): Promise<PromptFeatures> {
+    const given = givenFeatures(request);
+    if (given) return Promise.resolve(given);
+    return this.models.use("text", async (encoder) => {
+      stopIfAborted(signal);
+      return encodeTexts(request, encoder);
+    });
+  }
+
+  /** @internal Normalised latents (B, f, h, w, C) of a video; the caller's. */
+  async latents(
+    request: Request,
+    options: {
+      text: PromptFeatures;
+      noise: NoiseSource;
+      signal?: AbortSignal;
+      onStep?: (step: Omit<DenoisingStep, "pass">) => void | Promise<void>;
+    },
+  ): Promise<Tensor> {
+    const { facts, device, models } = this;
+    const { noise, signal } = options;
+    const begin = async (vae: CausalVideoAutoencoder | null) => {
+      stopIfAborted(signal);
+      const state = startState(request, facts, vae, noise, device);
+      // The models that made it may go.
+      await device.synchronize();
+      return state;
+    };
+    const state = await (needsEncoder(request) ? models.use("vae", begin) : begin(null));
+    try {
+      return await models.use("transformer", (transformer) => {
+        return drawLatents(state, transformer, { ...options, request, facts });
+      });
+    } finally {
+      state.tokens.dispose();
+    }
+  }
+
+  /** @internal The latents, or what they decode to; takes them over. */
+  async output(
+    latents: Tensor,
+    request: Request,
+    options: { outputType: OutputType; noise: NoiseSource; signal?: AbortSignal },
+  ): Promise<Video | Tensor> {
+    const { outputType } = options;
+    if (outputType === "latent") return latents;
+    try {
+      const pixels = await this.pixels(latents, request, options);
+      return await handOut(pixels, request, outputType).finally(() => pixels.dispose());
+    } finally {
+      latents.dispose();
+    }
+  }
+
+  /** @internal Pixels (B, F, H, W, 3) around [-1, 1]; the caller's. */
+  async pixels(
+    latents: Tensor,
+    request: Request,
+    { noise, signal }: { noise: NoiseSource; signal?: AbortSignal },
+  ): Promise<Tensor> {
+    const { facts } = this;
+    const input = decoderInput(latents, request, facts, noise);
+    try {
+      return await this.models.use("vae", (vae) => decode(input, vae, { request, facts, noise, signal }));
+    } finally {
+      input.dispose();
+    }
+  }
+
+  dispose(): void {
+    this.disposed = true;
+    this.models.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
