@@ -1,6 +1,7 @@
 /** The public API: everything a program needs to train, sample and look inside. */
 export {
   loadConfig,
+  loadPipelineConfig,
   loadSamplingScheme,
   parseConfig,
   parseLossParams,
@@ -16,6 +17,7 @@ export type * from "./config/index.js";
 export * from "./data/index.js";
 export * as diffusion from "./diffusion/index.js";
 export { type ErrorCode, LtxError } from "./errors.js";
+export * from "./formats/media/index.js";
 export { applyLoras, type Lora, openLora, type WeightedLora, withLoras } from "./formats/official/lora.js";
 export {
   type OfficialConfigs,

@@ -6,6 +6,9 @@ import type * as config from "./index.js";
 
 export const loadConfig: typeof config.loadConfig = async (path) => (await import("./load.js")).loadConfig(path);
 
+export const loadPipelineConfig: typeof config.loadPipelineConfig = async (...args) =>
+  (await import("./load.js")).loadPipelineConfig(...args);
+
 export const loadSamplingScheme: typeof config.loadSamplingScheme = async (path) =>
   (await import("./load.js")).loadSamplingScheme(path);
 
@@ -14,11 +17,11 @@ const loaded = (): typeof config => require("./index.js");
 
 export const parseConfig: typeof config.parseConfig = (...args) => loaded().parseConfig(...args);
 export const parseLossParams: typeof config.parseLossParams = (...args) => loaded().parseLossParams(...args);
-export const parseOfficialTransformer: typeof config.parseOfficialTransformer = (...args) =>
-  loaded().parseOfficialTransformer(...args);
 export const parseOfficialUpsampler: typeof config.parseOfficialUpsampler = (...args) =>
   loaded().parseOfficialUpsampler(...args);
 export const parseOfficialVae: typeof config.parseOfficialVae = (...args) => loaded().parseOfficialVae(...args);
+export const parseOfficialTransformer: typeof config.parseOfficialTransformer = (...args) =>
+  loaded().parseOfficialTransformer(...args);
 export const parseStoredConfig: typeof config.parseStoredConfig = (...args) => loaded().parseStoredConfig(...args);
 export const parseTransformerParams: typeof config.parseTransformerParams = (...args) =>
   loaded().parseTransformerParams(...args);

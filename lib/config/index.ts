@@ -9,12 +9,14 @@ export type {
 export { innerDim, textWidth, type VaeFactors, vaeFactors } from "./geometry.js";
 export {
   loadConfig,
+  loadPipelineConfig,
   loadSamplingScheme,
   parseConfig,
   parseLossParams,
   parseTransformerParams,
   parseVaeParams,
 } from "./load.js";
+export type { PassConfig, PipelineConfig } from "./official/pipeline.js";
 export { type OfficialTransformerConfig, parseOfficialTransformer } from "./official/transformer.js";
 export { parseOfficialUpsampler, type UpsamplerConfig } from "./official/upsampler.js";
 export { upsamplerConfigFromKeys } from "./official/upsampler-keys.js";

@@ -2,6 +2,7 @@ import { readFile, stat } from "node:fs/promises";
 import { LineCounter, parseDocument } from "yaml";
 import type { z } from "zod";
 import { LtxError } from "../errors.js";
+import { type PipelineConfig, pipelineFile } from "./official/pipeline.js";
 import { formatPath, type Problem, problemsOf, unknownKey } from "./problems.js";
 import { type SamplingSchemeConfig, samplingSchemeFile } from "./sampling-scheme.js";
 import {
@@ -76,6 +77,23 @@ export async function loadSamplingScheme(path: string): Promise<SamplingSchemeCo
   const parsed = samplingSchemeFile.safeParse(value);
   if (!parsed.success) throw report(path, problemsOf(parsed.error, value), lineOf);
   return parsed.data.sampling_scheme.params;
+}
+
+/**
+ * Reads the YAML file of an official release, checks all of it and fills in the defaults.
+ * @param overrides keys that replace the file's
+ * @throws LtxError `config`, listing every problem with its line, or what keeps the file from being read
+ */
+export async function loadPipelineConfig(
+  path: string,
+  overrides: Record<string, unknown> = {},
+): Promise<PipelineConfig> {
+  const file = readYaml(await readText(path), path);
+  const value = { ...file.value, ...overrides };
+  const lineOf: LineOf = (at) => (Object.hasOwn(overrides, at[0]) ? undefined : file.lineOf(at));
+  const parsed = pipelineFile.safeParse(value);
+  if (!parsed.success) throw report(path, problemsOf(parsed.error, value), lineOf);
+  return parsed.data;
 }
 
 function resolve(value: Record<string, unknown>, problems: Problem[]): RunConfig | undefined {
