@@ -1,11 +1,15 @@
-import { Command, Option } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { type ConvertOptions, convert } from "../pipelines/convert.js";
+import { collect } from "./options.js";
 import { standardOutput } from "./output.js";
 
 interface ConvertFlags {
   checkpoint: string;
   out: string;
+  to?: ConvertOptions["to"];
   dtype?: ConvertOptions["dtype"];
+  maxShardSize?: number;
+  lora?: string[];
   config?: string;
   force?: boolean;
   json?: boolean;
@@ -13,28 +17,63 @@ interface ConvertFlags {
 
 export function convertCommand(): Command {
   return new Command("convert")
-    .description("write a model's checkpoint, PyTorch's too, as one safetensors file")
-    .requiredOption("--checkpoint <path>", "a .pt or safetensors file, a checkpoint's folder, or a run's folder")
-    .requiredOption("--out <file>", "the safetensors file to write")
-    .addOption(
-      new Option("--dtype <name>", "element type of the floats, instead of the file's").choices(["f32", "bf16", "f16"]),
+    .description("write a model's checkpoint in another form: PyTorch's as safetensors, official models as diffusers'")
+    .requiredOption(
+      "--checkpoint <path>",
+      "a .pt or safetensors file, a checkpoint's, run's or diffusers folder, a LoRA",
     )
+    .requiredOption("--out <path>", "the safetensors file to write, or a folder where the result has several")
+    .addOption(
+      new Option("--to <form>", "of official models and their LoRAs: the form to write").choices([
+        "official",
+        "diffusers",
+        "ltx-native",
+      ]),
+    )
+    .addOption(
+      new Option("--dtype <name>", "element type of the floats, instead of the file's").choices([
+        "f32",
+        "bf16",
+        "f16",
+        "fp8",
+      ]),
+    )
+    .option("--max-shard-size <size>", "with --to: weights in a file, such as 5GB; more go to several files", bytes)
+    .option("--lora <path[:weight]>", "with --to: merge a LoRA (repeatable)", collect)
     .option("--config <file>", "YAML file of the model, to be stored in the file")
-    .option("--force", "replace an existing file")
+    .option("--force", "replace existing files")
     .option("--json", "events as JSON lines on standard output")
     .action(async (flags: ConvertFlags, command: Command) => {
       command.setOptionValue("exitCode", await runConvert(flags));
     });
 }
 
-async function runConvert({ checkpoint, out, dtype, config, force, json }: ConvertFlags): Promise<number> {
+const UNITS: Record<string, number> = { "": 1, KB: 1e3, MB: 1e6, GB: 1e9 };
+
+/** `5GB`, `500MB`, or a number of bytes. */
+function bytes(text: string): number {
+  const [, value, unit] = /^(\d+(?:\.\d+)?)\s*([KMG]B)?$/i.exec(text.trim()) ?? [];
+  const size = Number(value) * UNITS[(unit ?? "").toUpperCase()];
+  if (!(size > 0)) throw new InvalidArgumentError(`expected a size such as 5GB or 500MB, got "${text}".`);
+  return size;
+}
+
+/** A path, and behind its last colon the weight. */
+function loraOf(text: string): { path: string; weight: number } {
+  const [, path, weight] = /^(.+):(-?\d+(?:\.\d+)?)$/.exec(text) ?? [];
+  return path ? { path, weight: Number(weight) } : { path: text, weight: 1 };
+}
+
+async function runConvert({ checkpoint, out, lora, json, ...options }: ConvertFlags): Promise<number> {
   const output = standardOutput(json === true);
-  const result = await convert(checkpoint, out, { dtype, config, force });
-  const { tensors, bytes } = result;
+  const { to, dtype, maxShardSize, config, force } = options;
+  const loras = lora?.map(loraOf);
+  const result = await convert(checkpoint, out, { to, dtype, maxShardSize, loras, config, force });
+  const { tensors, bytes: written } = result;
   output.out(
     json
       ? JSON.stringify({ type: "converted", ...result })
-      : `${out}: ${tensors} tensors, ${(bytes / 1e6).toFixed(1)} MB, read back`,
+      : `${out}: ${tensors} tensors, ${(written / 1e6).toFixed(1)} MB, read back`,
   );
   return 0;
 }

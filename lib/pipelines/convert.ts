@@ -1,79 +1,143 @@
-/** Turning any checkpoint that can be read into one safetensors file. */
-import { createHash } from "node:crypto";
-import { rename, rm, stat } from "node:fs/promises";
-import { basename, dirname, extname, join } from "node:path";
+/** Turning any checkpoint that can be read into another form of it. */
+import { stat } from "node:fs/promises";
 import { loadConfig } from "../config/deferred.js";
 import type { RunConfig } from "../config/index.js";
-import { check, LtxError } from "../errors.js";
-import { syncFolder } from "../formats/atomic-file.js";
-import { fromFloat32, isFloat, type SafetensorsDtype } from "../formats/dtypes.js";
-import { writeSafetensors } from "../formats/safetensors.js";
+import { check } from "../errors.js";
+import { isLoraKey } from "../formats/official/keys.js";
+import { openLora } from "../formats/official/lora.js";
+import { type OfficialLayout, openOfficial } from "../formats/official/open.js";
 import { openTensorFile, type TensorFile } from "../formats/tensor-file.js";
 import { findModelFile } from "./checkpoint-path.js";
+import { loraParts, officialParts, singleFile } from "./convert-official.js";
 import { kindOf } from "./open-checkpoint.js";
+import {
+  checkFile,
+  checkFolder,
+  type FloatDtype,
+  type Part,
+  type Parts,
+  tensorsFrom,
+  writeModelFile,
+  writeModelFolder,
+} from "./write-model.js";
 
 export interface ConvertOptions {
+  /**
+   * The form to write the official models, or a LoRA for them, in: `official` (one file), `diffusers` (a folder) or
+   * `ltx-native` (one file). Without it tensors keep their names.
+   */
+  to?: OfficialLayout;
   /** Element type of the floats; each tensor's own unless given. Integers and booleans stay what they are. */
-  dtype?: "f32" | "bf16" | "f16";
-  /** Configuration or YAML file to store in the file, in place of the checkpoint's own if it has one. */
+  dtype?: FloatDtype;
+  /** With `to`: bytes of weights in a file. Where there are more, the result is a folder of files with an index. */
+  maxShardSize?: number;
+  /** With `to`: LoRA files to merge into the transformer, each with the weight it is added with. */
+  loras?: readonly { path: string; weight?: number }[];
+  /** Without `to`: configuration or YAML file to store in the file, in place of the checkpoint's own if it has one. */
   config?: RunConfig | string;
-  /** Replace an existing file. */
+  /** Replace existing files. */
   force?: boolean;
 }
 
 export interface Conversion {
-  /** The file that was read. */
+  /** The file or folder that was read. */
   source: string;
   path: string;
   /** What the tensors are, where their names tell. */
-  kind?: "vae" | "flow";
+  kind?: "vae" | "flow" | "official" | "lora";
   tensors: number;
-  /** Of the file that was written. */
+  /** Of the files that were written. */
   bytes: number;
 }
 
-const DTYPES = { f32: "F32", bf16: "BF16", f16: "F16" } as const;
-
 /**
- * Writes the model at `from` (a `.pt` file of either format, a safetensors file, a checkpoint's or run's folder) to the
- * safetensors file `to`, under the reference's keys: `module.` taken away, optimizer states left out. The file is read
- * back and compared before it takes its name; on failure nothing is left behind and an existing file is untouched.
+ * Writes the model at `from` to `to`. Without a form to write (`options.to`) that is one safetensors file under the
+ * reference's keys, of a `.pt` file of either format, a safetensors file, or a checkpoint's or run's folder: `module.`
+ * taken away, optimizer states left out. With one, `from` are official models in any form, or a LoRA for them. All is read
+ * back and compared before it takes its name; on failure nothing is left behind and what was there is untouched.
  * @throws LtxError `file_exists`, `invalid_argument`, `config`, `checkpoint`, `file_format`, `dtype_mismatch`, `io`
  */
 export async function convert(from: string, to: string, options: ConvertOptions = {}): Promise<Conversion> {
-  check(extname(to) === ".safetensors", "invalid_argument", () => {
-    return `[convert] only safetensors files are written: name the result *.safetensors, got ${to}`;
+  if (options.to !== undefined) return convertOfficial(from, to, options.to, options);
+  const { maxShardSize, loras, dtype } = options;
+  check(dtype !== "fp8", "invalid_argument", () => {
+    return "[convert] dtype fp8 is for the official transformers: say which form to write (official, diffusers or ltx-native)";
   });
-  const exists = await stat(to).catch(() => null);
-  check(!exists || options.force, "file_exists", () => `[convert] ${to} exists: choose another name, or force it`);
-  check(!exists?.isDirectory(), "file_exists", () => `[convert] ${to} is a folder: choose another name`);
+  check(maxShardSize === undefined && !loras?.length, "invalid_argument", () => {
+    return "[convert] shards and LoRAs are for the official models: say which form to write (official, diffusers or ltx-native)";
+  });
+  await checkFile(to, options.force);
   const source = await findModelFile(from, "flow");
   const file = await openTensorFile(source);
-  const temporary = join(dirname(to), `.${basename(to)}.${process.pid}.partial`);
   try {
     const kind = kindOf(file.tensors.keys());
     const metadata = await describe(file, source, kind, options.config);
-    const hashes = new Map<string, string>();
-    const tensors = [...file.tensors].map(([name, { dtype: own, shape }]) => {
-      const dtype = options.dtype && isFloat(own) ? DTYPES[options.dtype] : own;
-      const data = async () => {
-        const bytes = await read(file, name, dtype);
-        hashes.set(name, hashOf(bytes));
-        return bytes;
-      };
-      return { name, dtype, shape, data };
-    });
-    await writeSafetensors(temporary, tensors, metadata);
-    await compare(temporary, hashes);
-    const { size } = await stat(temporary);
-    await rename(temporary, to)
-      .then(() => syncFolder(dirname(to)))
-      .catch((cause) => {
-        throw new LtxError("io", `[convert] cannot write ${to}: ${cause.message}`, { cause });
-      });
-    return { source, path: to, ...(kind ? { kind } : {}), tensors: tensors.length, bytes: size };
+    const tensors = tensorsFrom(file, options.dtype);
+    const bytes = await writeModelFile(to, { tensors, metadata });
+    return { source, path: to, ...(kind ? { kind } : {}), tensors: tensors.length, bytes };
   } finally {
-    await rm(temporary, { force: true });
+    await file.close();
+  }
+}
+
+async function convertOfficial(
+  from: string,
+  to: string,
+  form: OfficialLayout,
+  options: ConvertOptions,
+): Promise<Conversion> {
+  check(options.config === undefined, "invalid_argument", () => {
+    return "[convert] a configuration is for this package's own models: official ones bring theirs";
+  });
+  const { maxShardSize } = options;
+  check(maxShardSize === undefined || maxShardSize > 0, "invalid_argument", () => {
+    return `[convert] the size of a shard must be above 0, got ${maxShardSize}`;
+  });
+  if (await isLora(from)) {
+    check(
+      options.dtype !== "fp8",
+      "invalid_argument",
+      () => "[convert] a LoRA's matrices need f32, bf16 or f16, not fp8",
+    );
+    const [, part] = [await checkFile(to, options.force), await openTensorFile(from)];
+    try {
+      return await write({ source: from, kind: "lora" }, to, loraParts(part, form, options), true);
+    } finally {
+      await part.close();
+    }
+  }
+  const single = form !== "diffusers" && maxShardSize === undefined;
+  await (single ? checkFile(to, options.force) : checkFolder(to, options.force));
+  const models = await openOfficial(from);
+  const opened = [];
+  try {
+    for (const { path, weight = 1 } of options.loras ?? []) opened.push({ lora: await openLora(path), weight });
+    const parts = await officialParts(models, form, { ...options, loras: opened, stem: singleFile(to) });
+    return await write({ source: from, kind: "official" }, to, parts, single);
+  } finally {
+    for (const { lora } of opened) await lora.close();
+    await models.close();
+  }
+}
+
+async function write(
+  about: Pick<Conversion, "source" | "kind">,
+  to: string,
+  written: Parts,
+  single: boolean,
+): Promise<Conversion> {
+  const { parts } = written;
+  const bytes = single ? await writeModelFile(to, parts[0]) : await writeModelFolder(to, written);
+  return { ...about, path: to, tensors: parts.reduce((n, { tensors }) => n + tensors.length, 0), bytes };
+}
+
+async function isLora(path: string): Promise<boolean> {
+  const info = await stat(path).catch(() => null);
+  if (!info?.isFile() || path.endsWith(".json")) return false;
+  const file = await openTensorFile(path);
+  try {
+    return [...file.tensors.keys()].some(isLoraKey);
+  } finally {
     await file.close();
   }
 }
@@ -84,7 +148,7 @@ async function describe(
   source: string,
   kind: "vae" | "flow" | undefined,
   given: RunConfig | string | undefined,
-): Promise<Record<string, string>> {
+): Promise<Part["metadata"]> {
   if (given === undefined) return { ...file.metadata };
   const config = typeof given === "string" ? await loadConfig(given) : given;
   check(kind !== undefined, "config", () => {
@@ -95,30 +159,4 @@ async function describe(
     return `[convert] ${source} holds a ${kind} model, the configuration is one of a ${stage.kind} run`;
   });
   return { ...file.metadata, format: "ltx-native", kind, config: JSON.stringify(stage) };
-}
-
-async function read(file: TensorFile, name: string, dtype: SafetensorsDtype): Promise<Uint8Array> {
-  if (file.tensors.get(name)?.dtype === dtype) return file.read(name);
-  const values = await file.readF32(name);
-  const bytes = fromFloat32(values, dtype as (typeof DTYPES)[keyof typeof DTYPES]);
-  check(bytes !== undefined, "dtype_mismatch", () => {
-    return `[convert] tensor "${name}" has values beyond the range of f16, which ends at 65504: use bf16 or f32`;
-  });
-  return bytes;
-}
-
-const hashOf = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
-
-/** Reads every tensor back. */
-async function compare(path: string, hashes: ReadonlyMap<string, string>): Promise<void> {
-  const file = await openTensorFile(path);
-  try {
-    for (const [name, hash] of hashes) {
-      check(hashOf(await file.read(name)) === hash, "io", () => {
-        return `[convert] tensor "${name}" was read back with other bytes than were written: is the disk failing?`;
-      });
-    }
-  } finally {
-    await file.close();
-  }
 }

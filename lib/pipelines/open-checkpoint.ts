@@ -36,7 +36,7 @@ export async function openCheckpoint<Stage extends "vae" | "flow">(
   // Gigabytes are read last: a wrong configuration shows at once.
   const given = typeof config === "string" ? await loadConfig(config) : config;
   const file = await findModelFile(path, stage);
-  const { metadata, tensors } = await readTensors(file, isModelKey);
+  const { metadata, tensors } = await readTensors(file, modelKeysOf(file));
   const kind = expectKind(tensors, file);
   const chosen = given ? stageOf(given, stage) : await storedConfig(metadata, file);
   if (stage === "flow") {
@@ -55,7 +55,7 @@ export async function openCheckpoint<Stage extends "vae" | "flow">(
  * @throws LtxError `checkpoint`, `file_format`, `io`
  */
 export async function readVaeTensors(file: string): Promise<Tensors> {
-  const { tensors } = await readTensors(file, isModelKey);
+  const { tensors } = await readTensors(file, modelKeysOf(file));
   return vaeTensors({ kind: expectKind(tensors, file), tensors });
 }
 
@@ -79,6 +79,14 @@ export function kindOf(keys: Iterable<string>): "vae" | "flow" | undefined {
   if (names.some((name) => name.startsWith(FLOW_PREFIX.transformer))) return "flow";
   return names.some((name) => /^(encoder|decoder)\./.test(name)) ? "vae" : undefined;
 }
+
+/** Which names to read of a file; the first one tells an official release, before its gigabytes are read. */
+const modelKeysOf = (file: string) => (name: string) => {
+  check(!/^(model\.diffusion_model|vae)\./.test(name), "checkpoint", () => {
+    return `[checkpoint] ${file} is an official model: LtxVideoPipeline and "ltx-native generate" work with those`;
+  });
+  return isModelKey(name);
+};
 
 /** The reference keeps the VAE's loss (discriminator, perceptual network) among its tensors; using a VAE needs none of it. */
 const isModelKey = (name: string): boolean =>

@@ -25,6 +25,10 @@ export function renameTransformerKey(key: string, to: Spelling): string {
   return TRANSFORMER_PARTS.reduce((name, pair) => name.replace(pair[from], pair[into]), named);
 }
 
+/** Whether a transformer's tensor is one of those that files of 8-bit weights have as such. */
+export const isFp8Weight = (key: string, shape: readonly number[]): boolean =>
+  shape.length === 2 && /^transformer_blocks\.\d+\.(attn1|attn2|ff)\./.test(key);
+
 /** What stands before the official names of a LoRA's tensors, and before those of diffusers. */
 export const LORA_PREFIX: Record<Spelling, string> = { official: "diffusion_model.", diffusers: "transformer." };
 
