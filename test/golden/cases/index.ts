@@ -8,9 +8,10 @@ import { flowCurve, flowLossCase, qsample, sampler, times } from "./flow.js";
 import { lora } from "./lora.js";
 import { lpips } from "./lpips.js";
 import { mediaLoad } from "./media.js";
-import { officialRope, officialTransformer, patchifier } from "./official-transformer.js";
+import { officialCheckpoint } from "./official-checkpoint.js";
 import { samplingLoop } from "./official-sampling.js";
 import { schedulerStep, schedulerTimesteps } from "./official-scheduler.js";
+import { officialRope, officialTransformer, patchifier } from "./official-transformer.js";
 import { latentUpsampler } from "./official-upsampler.js";
 import { decodeOfficial, encodeOfficial, fullOfficial } from "./official-vae.js";
 import { adam } from "./optimizer.js";
@@ -23,9 +24,10 @@ import { vaeLoss } from "./vae-loss.js";
 import { dwt3 } from "./wavelet.js";
 
 export const cases: Readonly<Record<string, GoldenCase>> = {
-  "o-latent-upsampler": latentUpsampler,
+  "o-checkpoint": officialCheckpoint,
   "o-lora": lora,
   "o-media-load": mediaLoad,
+  "o-latent-upsampler": latentUpsampler,
   "o-patchifier": patchifier,
   "o-sampling-loop": samplingLoop,
   "o-scheduler-step": schedulerStep,
@@ -33,16 +35,8 @@ export const cases: Readonly<Record<string, GoldenCase>> = {
   "o-t5-base-hash": t5Encoder,
   "o-t5-small": t5Encoder,
   "o-t5-tokenizer": t5Tokenizer,
-  "o-transformer-13b-hash": officialTransformer,
-  "o-transformer-2b-hash": officialTransformer,
-  "o-transformer-causal": officialTransformer,
-  "o-transformer-noncausal": officialTransformer,
-  "o-transformer-pertoken": officialTransformer,
-  "o-transformer-plain-grad": officialTransformer,
-  "o-transformer-qknorm-layernorm": officialTransformer,
+  "o-transformer": officialTransformer,
   "o-transformer-rope": officialRope,
-  "o-transformer-single-scale": officialTransformer,
-  "o-transformer-stg": officialTransformer,
   "o-vae-decode": decodeOfficial,
   "o-vae-encode": encodeOfficial,
   "o-vae-full-hash": fullOfficial,
