@@ -359,16 +359,6 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks) convolve(Proble
   }
 }
 
-// The parameter in the element type of the activations.
-template <class T>
-const T* weights(const Call& call, Operand w) {
-  if constexpr (sizeof(T) == 2) {
-    return bf16_copy(call, w);
-  } else {
-    return w.data<T>();
-  }
-}
-
 // --- the choice of a tile, from the shape alone
 struct Plan {
   int tile, splits;

@@ -8,10 +8,10 @@
 namespace ltx::cuda {
 namespace {
 
-// A parameter as an operand of products in T.
+// A parameter as an operand of products in that dtype.
 const void* operand(const Call& call, Operand parameter, LtxDtype dtype) {
-  if (dtype == LTX_F32) return parameter.data<void>();
-  return bf16_copy(call, parameter);
+  if (dtype == LTX_F32) return weights<float>(call, parameter);
+  return weights<bf16>(call, parameter);
 }
 
 // pre (rows, columns) += bias (columns), y = act(pre); pre may be y. N divides columns.

@@ -34,8 +34,6 @@ void make_copy(const Call& call, const float* x, bf16* y, int64_t count) {
   LTX_LAUNCH(call, round_weights, grid_for(divide_up(count, kWidth)), kThreads, 0, x, y, count);
 }
 
-}  // namespace
-
 const bf16* bf16_copy(const Call& call, Operand weight) {
   const LtxTensor& tensor = *weight.tensor;
   const int64_t count = weight.size();
@@ -56,6 +54,29 @@ const bf16* bf16_copy(const Call& call, Operand weight) {
     copy->version = tensor.version;
   }
   return copy->data;
+}
+
+const float* f32_copy(const Call& call, Operand weight) {
+  LtxTensor tensors[] = {*weight.tensor, *weight.tensor};
+  tensors[1].data = scratch<float>(call, 7, weight.size());
+  tensors[1].dtype = LTX_F32;
+  const double scale_shift[] = {1.0, 0.0};
+  LtxCall raw = *call.raw;
+  raw.tensors = tensors, raw.tensor_count = 2;
+  raw.scalars = scale_shift, raw.scalar_count = 2;
+  cast(Call{&raw});
+  return static_cast<const float*>(tensors[1].data);
+}
+
+}  // namespace
+
+template <>
+const float* weights(const Call& call, Operand weight) {
+  return weight.dtype() == LTX_F32 ? weight.data<float>() : f32_copy(call, weight);
+}
+template <>
+const bf16* weights(const Call& call, Operand weight) {
+  return weight.dtype() == LTX_BF16 ? weight.data<bf16>() : bf16_copy(call, weight);
 }
 
 bf16* copy_to_write(Operand parameter) {

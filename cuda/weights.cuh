@@ -1,12 +1,19 @@
-// bf16 copies of f32 parameters, kept beside their storage: tensor-core kernels read them, Adam writes them.
+// Parameters in the dtype of the activations that they meet: bf16 copies of f32 ones are kept beside their storage,
+// where tensor-core kernels read them and Adam writes them; one that is stored in bf16 needs none.
 #pragma once
 #include "common.cuh"
 
 namespace ltx::cuda {
 
-// The bf16 copy of a parameter (same layout), brought up to date if it is not. Of a tensor that is no parameter: a copy
-// in scratch slot 7.
-const bf16* bf16_copy(const Call& call, Operand weight);
+// A parameter (same layout) in T. Where that is its own dtype it is read where it lies; the bf16 copy of an f32 one is
+// brought up to date if it is not; an f32 copy of a bf16 one, or a copy of a tensor that is no parameter, is made in
+// scratch slot 7.
+template <class T>
+const T* weights(const Call& call, Operand weight);
+template <>
+const float* weights(const Call& call, Operand weight);
+template <>
+const bf16* weights(const Call& call, Operand weight);
 
 // For a kernel that writes a parameter: where its copy lies (NULL when there is none yet); the kernel writes that too,
 // and from now on it counts as up to date.

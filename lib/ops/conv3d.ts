@@ -26,8 +26,8 @@ export function conv3dShape(x: Shape, w: Shape, options: Conv3dOptions): Shape {
 }
 
 /**
- * 3D convolution: x (B,F,H,W,Ci) in f32 or bf16, w (Co,kt,kh,kw,Ci) and bias (Co) f32 parameters, result
- * (B,F',H',W',Co) in x's dtype, plus `residual` of that shape. Time is padded inside the kernel, no copy is made.
+ * 3D convolution: x (B,F,H,W,Ci) and w (Co,kt,kh,kw,Ci) in f32 or bf16, bias (Co) f32, result (B,F',H',W',Co) in x's
+ * dtype, plus `residual` of that shape. Time is padded inside the kernel, no copy is made.
  * @throws {LtxError} `shape_mismatch` when channels don't match or the kernel doesn't fit the padded input.
  */
 export function conv3d(
@@ -56,7 +56,7 @@ export function conv3d(
     () => `[conv3d] bias expects [${w.shape[0]}], got [${bias?.shape}]`,
   );
   checkFloats("conv3d", x, w, bias, residual);
-  checkSingles("conv3d", { weight: w, bias });
+  checkSingles("conv3d", { bias });
   const { stride = [1, 1, 1], padTime = [0, 0], padSpace = [0, 0], replicate = false } = options;
   check(
     [...stride].every((s) => Number.isInteger(s) && s > 0),

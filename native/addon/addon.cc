@@ -81,6 +81,28 @@ Napi::Value upload(const Info& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value map_file(const Info& info) {
+  try {
+    return Napi::Number::New(info.Env(), Environment::of(info.Env()).map_file(info[0].As<Napi::String>()));
+  } catch (const std::runtime_error& error) {
+    throw Napi::Error::New(info.Env(), error.what());
+  }
+}
+
+Napi::Value unmap_file(const Info& info) {
+  Environment::of(info.Env()).unmap_file(integer(info, 0));
+  return info.Env().Undefined();
+}
+
+// load(id, file, offset, dtype, outer, a, b)
+Napi::Value load(const Info& info) {
+  const auto wide = [&](int i) { return info[i].As<Napi::Number>().Int64Value(); };
+  Environment::of(info.Env())
+      .load(integer(info, 0), integer(info, 1),
+            {static_cast<size_t>(wide(2)), static_cast<FileDtype>(integer(info, 3)), wide(4), wide(5), wide(6)});
+  return info.Env().Undefined();
+}
+
 // run(op, tensors, scalars): both counts of what stands in the buffers.
 Napi::Value run(const Info& info) {
   Environment& self = Environment::of(info.Env());
@@ -180,6 +202,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   LTX_EXPORT("release", release);
   LTX_EXPORT("markParameter", mark_parameter);
   LTX_EXPORT("upload", upload);
+  LTX_EXPORT("mapFile", map_file);
+  LTX_EXPORT("unmapFile", unmap_file);
+  LTX_EXPORT("load", load);
   LTX_EXPORT("run", run);
   LTX_EXPORT("read", read);
   LTX_EXPORT("synchronize", synchronize);

@@ -208,6 +208,42 @@ void Environment::upload(int32_t id, const void* data, size_t bytes) {
   target.storage->device()->enqueue(std::move(task));
 }
 
+int32_t Environment::map_file(const std::string& path) {
+  files_.push_back(std::make_shared<const MappedFile>(path));
+  return static_cast<int32_t>(files_.size()) - 1;
+}
+
+void Environment::unmap_file(int32_t file) {
+  files_.at(static_cast<size_t>(file)) = nullptr;
+  while (!files_.empty() && !files_.back()) files_.pop_back();
+}
+
+void Environment::load(int32_t id, int32_t number, const FileTensor& source) {
+  TensorRecord& target = tensor(id);
+  const std::shared_ptr<const MappedFile> file = files_.at(static_cast<size_t>(number));
+  const size_t bytes = source.bytes();
+  if (!file || source.outer * source.a * source.b != target.size()) {
+    throw coded(env_, "shape_mismatch", "a tensor to load must have its target's size");
+  }
+  if (source.offset > file->size() || bytes > file->size() - source.offset) {
+    throw coded(env_, "io", file->path() + " became shorter while it was read; is it being written?");
+  }
+  if (bytes == 0) return;
+  target.storage->touch();
+  Task task;
+  task.client = target.storage->client();
+  task.action = [file, source, destination = target.view().data, dtype = target.dtype, client = task.client.get(),
+                 backend = target.storage->device()->backend()](bool skip) {
+    if (skip) return;
+    try {
+      load_tensor(backend, *file, source, destination, dtype);
+    } catch (const std::exception& error) {
+      client->fail("[load] " + std::string(error.what()));
+    }
+  };
+  target.storage->device()->enqueue(std::move(task));
+}
+
 void Environment::run(int op, const int32_t* operands, int tensor_count, const double* values, int scalar_count) {
   const OpSignature& expected = signature(op);
   const int listed = tensor_count - expected.required_or_optional;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "../runtime/mapped_file.h"
 #include "../runtime/storage.h"
 
 namespace ltx {
@@ -24,6 +25,10 @@ class Environment {
   TensorRecord& tensor(int32_t id);
 
   void upload(int32_t id, const void* data, size_t bytes);
+  // Files that tensors are loaded from; what is queued keeps its own mapped.
+  int32_t map_file(const std::string& path);
+  void unmap_file(int32_t file);
+  void load(int32_t id, int32_t file, const FileTensor& source);
   void run(int op, const int32_t* ids, int tensor_count, const double* scalars, int scalar_count);
   // Whether the backend can record: false leaves nothing to end.
   bool begin_step(int device);
@@ -57,6 +62,7 @@ class Environment {
   std::vector<Opened> devices_;
   std::vector<TensorRecord> tensors_;  // index = id; 0 is no tensor
   std::vector<int32_t> free_ids_;
+  std::vector<std::shared_ptr<const MappedFile>> files_;  // index = number
   napi_threadsafe_function settle_function_ = nullptr;
   int pending_reads_ = 0;
 };

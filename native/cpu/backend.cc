@@ -33,17 +33,6 @@ const LtxKernel kKernels[] = {
 #undef LTX_OP
 };
 
-// In pages of 2 MiB where there is room for one: with those of 4 KiB the processor's prefetch ends at each of them and
-// its translation buffers miss.
-void* allocate_pages(size_t bytes) {
-  constexpr size_t kHugePage = size_t{2} << 20;
-  const bool huge = bytes >= kHugePage;
-  void* block = nullptr;
-  if (posix_memalign(&block, huge ? kHugePage : 64, bytes) != 0) return nullptr;
-  if (huge) madvise(block, bytes, MADV_HUGEPAGE);
-  return block;
-}
-
 void* allocate(void*, size_t bytes) { return allocate_pages(bytes); }
 void release(void*, void* block, size_t) { std::free(block); }
 void copy_in(void*, void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
@@ -103,6 +92,16 @@ const LtxBackend kBackend = {
 };
 
 }  // namespace
+
+// With pages of 4 KiB the processor's prefetch ends at each of them and its translation buffers miss.
+void* allocate_pages(size_t bytes) {
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const bool huge = bytes >= kHugePage;
+  void* block = nullptr;
+  if (posix_memalign(&block, huge ? kHugePage : 64, bytes) != 0) return nullptr;
+  if (huge) madvise(block, bytes, MADV_HUGEPAGE);
+  return block;
+}
 
 void* scratch(int slot, size_t bytes) {
   struct Buffer {

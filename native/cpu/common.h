@@ -70,6 +70,10 @@ void parallel(int64_t n, double cost, Body&& body) {
   }
 }
 
+// Memory for std::free: in pages of 2 MiB where there is room for one, which are soon there and soon found. NULL when
+// there is none.
+void* allocate_pages(size_t bytes);
+
 // Scratch memory of the worker thread, 64-byte aligned, kept between calls. Each slot (0..8) is a buffer of its own.
 void* scratch(int slot, size_t bytes);
 template <class T>

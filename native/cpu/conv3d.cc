@@ -167,7 +167,8 @@ Primitive& backward_weight_primitive(const Shape& s, bool bias) {
 }
 
 memory whole_weight(Operand w, const Shape& s, const memory::desc& layout) {
-  return packed_weight(w, {kForward}, layout, [&](const memory& to) { reorder(s.plain_weight(), w.data<void>(), to); });
+  return packed_weight(w, {kForward}, layout,
+                       [&](const memory& to) { reorder(s.plain_weight(onednn_type(w.dtype())), w.data<void>(), to); });
 }
 
 // For each output frame of an end the sum of its outside taps, (count, Co, kh, kw, Ci).
@@ -180,18 +181,20 @@ memory summed_weight(Operand w, const Shape& s, const End& end, const memory::de
   }
   return packed_weight(w, key, layout, [&](const memory& to) {
     const int64_t plane = s.kernel_h * s.kernel_w * s.in;
-    const float* weight = w.data<float>();
     float* sums = scratch<float>(7, end.count * s.out * plane);
-    parallel(end.count * s.out, 0.3 * static_cast<double>(plane * s.taps), [&](int64_t begin, int64_t stop) {
-      for (int64_t row = begin; row < stop; ++row) {
-        const auto [first, last] = outside_taps(s, end, end.first + row / s.out);
-        const float* from = weight + row % s.out * s.taps * plane;
-        float* sum = sums + row * plane;
-        std::fill_n(sum, plane, 0.f);
-        for (int64_t k = first; k < last; ++k) {
-          for (int64_t i = 0; i < plane; ++i) sum[i] += from[k * plane + i];
+    dispatch(w, [&](auto tag) {
+      const auto* weight = w.data<const decltype(tag)>();
+      parallel(end.count * s.out, 0.3 * static_cast<double>(plane * s.taps), [&](int64_t begin, int64_t stop) {
+        for (int64_t row = begin; row < stop; ++row) {
+          const auto [first, last] = outside_taps(s, end, end.first + row / s.out);
+          const auto* from = weight + row % s.out * s.taps * plane;
+          float* sum = sums + row * plane;
+          std::fill_n(sum, plane, 0.f);
+          for (int64_t k = first; k < last; ++k) {
+            for (int64_t i = 0; i < plane; ++i) sum[i] += static_cast<float>(from[k * plane + i]);
+          }
         }
-      }
+      });
     });
     reorder(stacked(s, end).plain_weight(), sums, to);
   });
@@ -318,6 +321,7 @@ void conv3d(const Call& call) {
   static const LtxTensor absent = {nullptr, {}, -1, LTX_F32, 0, nullptr};
   if (s.is_matmul()) return matmul_forward(x, w, bias, residual, y, Operand{&absent}, kUnaryNone);
   if (uses_tiles(s)) return tiled_forward(layer_of(s), x, w, bias, residual, y, Operand{&absent}, kUnaryNone);
+  if (mixed(x, w)) return run_in_f32(call, 4, conv3d);
   if (uses_columns(s)) return column_conv3d(s, x, w, bias, residual, y);
   Primitive& main = forward_primitive(s, s.type, static_cast<bool>(bias));
   main.run({{DNNL_ARG_SRC, x.data<void>()},
@@ -343,6 +347,7 @@ void conv3d_backward_input(const Call& call) {
   const Shape s = shape_of(call, dx, dy, *w.tensor);
   if (s.is_matmul()) return matmul_backward_input(dy, w, dx);
   if (uses_tiles(s)) return tiled_backward_input(layer_of(s), dy, w, dx, false);
+  if (mixed(dy, w)) return run_in_f32(call, 2, conv3d_backward_input);
   // oneDNN's strided bf16 gradients (AMX) are wrong at any size, most where the strides differ.
   if (uses_columns(s) || (s.type == Type::bf16 && strided(s))) return column_conv3d_backward_input(s, dy, w, dx);
   Primitive& main = backward_input_primitive(s, s.type);

@@ -30,8 +30,8 @@ struct Shape {
   dnnl::memory::desc any_weight(dnnl::memory::data_type t) const {
     return {{out, in, taps, kernel_h, kernel_w}, t, dnnl::memory::format_tag::any};
   }
-  dnnl::memory::desc plain_weight() const {
-    return {{out, in, taps, kernel_h, kernel_w}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::odhwi};
+  dnnl::memory::desc plain_weight(dnnl::memory::data_type t = dnnl::memory::data_type::f32) const {
+    return {{out, in, taps, kernel_h, kernel_w}, t, dnnl::memory::format_tag::odhwi};
   }
   dnnl::memory::desc bias() const { return {{out}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::a}; }
   dnnl::memory::dims strides() const { return {stride_t, stride_h, stride_w}; }

@@ -63,11 +63,12 @@ bool uses_tiles(Operand x, const Layer& layer) {
   return tiles() == Tiles::kAmx && layer.in && (x.dtype() == LTX_BF16 || f32_by_tiles(layer));
 }
 
-// The weight of a product as oneDNN's (in, out) matrix. f32 is read where it lies, which is as fast as a packed copy;
-// bf16 needs a copy anyway and takes the layout that the primitive likes best.
+// The weight of a product as oneDNN's (in, out) matrix. In the dtype of x it is read where it lies, which is as fast as
+// a packed copy; f32 under bf16 needs a copy anyway and takes the layout that the primitive likes best.
 memory::desc plain_weight(Operand w, bool transpose) {
   const int64_t out = w.dim(0), in = w.size() / out;
-  return transpose ? transposed(in, out, Type::f32) : matrix(out, in, Type::f32);
+  const Type type = onednn_type(w.dtype());
+  return transpose ? transposed(in, out, type) : matrix(out, in, type);
 }
 
 void run_product(Primitive& product, Operand w, const memory::desc& plain, int64_t kind, const void* src,
@@ -108,7 +109,7 @@ void matmul_forward(Operand x, Operand w, Operand bias, Operand residual, Operan
   if (!y.size()) return;
   const Layer layer = {y.size() / y.columns(), x.columns(), y.columns()};
   if (uses_tiles(x, layer)) return tiled_forward(layer, x, w, bias, residual, y, pre, act);
-  if (broken_in_bf16(x, x.columns())) {
+  if (broken_in_bf16(x, x.columns()) || mixed(x, w)) {
     const LtxTensor operands[] = {*x.tensor, *w.tensor, *bias.tensor, *residual.tensor, *y.tensor, *pre.tensor};
     const double scalars[] = {static_cast<double>(act)};
     const LtxCall raw = {nullptr, operands, scalars, 6, 1, nullptr, 0};
@@ -121,15 +122,16 @@ void matmul_forward(Operand x, Operand w, Operand bias, Operand residual, Operan
   const Unary fused = pre ? kUnaryNone : act;
   const memory::desc plain = plain_weight(w, true);
   Primitive& product = primitive_for(
-      {kForward, rows, in, out, static_cast<int64_t>(type), static_cast<bool>(bias), static_cast<bool>(residual), fused,
-       omp_get_max_threads()},
+      {kForward, rows, in, out, static_cast<int64_t>(type), w.dtype(), static_cast<bool>(bias),
+       static_cast<bool>(residual), fused, omp_get_max_threads()},
       [&] {
         dnnl::post_ops after;
         if (residual) after.append_binary(algorithm::binary_add, matrix(rows, out, type));
         if (fused != kUnaryNone) after.append_eltwise(1.f, eltwise(fused).first, eltwise(fused).second, 0.f);
         dnnl::primitive_attr attributes;
         attributes.set_post_ops(after);
-        const memory::desc weights = type == Type::f32 ? plain : memory::desc({in, out}, type, memory::format_tag::any);
+        const bool as_it_lies = w.dtype() == x.dtype();
+        const memory::desc weights = as_it_lies ? plain : memory::desc({in, out}, type, memory::format_tag::any);
         const auto desc = bias ? dnnl::matmul::desc(matrix(rows, in, type), weights, matrix(1, out, Type::f32),
                                                     matrix(rows, out, type))
                                : dnnl::matmul::desc(matrix(rows, in, type), weights, matrix(rows, out, type));
@@ -147,7 +149,7 @@ void matmul_backward_input(Operand dy, Operand w, Operand dx, bool accumulate) {
   if (!dx.size() || !dy.size()) return accumulate ? void() : write_zeros(dx);
   const Layer layer = {dx.size() / dx.columns(), dx.columns(), dy.columns()};
   if (uses_tiles(dy, layer)) return tiled_backward_input(layer, dy, w, dx, accumulate);
-  if (broken_in_bf16(dy, dy.columns())) {
+  if (broken_in_bf16(dy, dy.columns()) || mixed(dy, w)) {
     const LtxTensor operands[] = {*dy.tensor, *w.tensor, *dx.tensor};
     const double scalars[] = {static_cast<double>(accumulate)};
     const LtxCall raw = {nullptr, operands, scalars, 3, 1, nullptr, 0};
@@ -157,14 +159,15 @@ void matmul_backward_input(Operand dy, Operand w, Operand dx, bool accumulate) {
   const Type type = onednn_type(dy.dtype()), target = onednn_type(dx.dtype());
   const memory::desc plain = plain_weight(w, false);
   Primitive& product = primitive_for(
-      {kBackwardInput, rows, in, out, static_cast<int64_t>(type), static_cast<int64_t>(target), accumulate,
+      {kBackwardInput, rows, in, out, static_cast<int64_t>(type), w.dtype(), static_cast<int64_t>(target), accumulate,
        omp_get_max_threads()},
       [&] {
         dnnl::post_ops after;
         if (accumulate) after.append_sum();
         dnnl::primitive_attr attributes;
         attributes.set_post_ops(after);
-        const memory::desc weights = type == Type::f32 ? plain : memory::desc({out, in}, type, memory::format_tag::any);
+        const bool as_it_lies = w.dtype() == dy.dtype();
+        const memory::desc weights = as_it_lies ? plain : memory::desc({out, in}, type, memory::format_tag::any);
         const dnnl::matmul::desc desc(matrix(rows, out, type), weights, matrix(rows, in, target));
         return dnnl::matmul::primitive_desc(desc, attributes, onednn_engine());
       });

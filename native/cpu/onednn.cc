@@ -1,6 +1,7 @@
 #include "onednn.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace ltx::cpu {
 namespace {
@@ -30,6 +31,10 @@ PrimitiveCache& primitive_cache() {
   thread_local PrimitiveCache cache;
   return cache;
 }
+
+struct Freed {
+  void operator()(void* block) const { std::free(block); }
+};
 
 // Copies a contiguous array from one element type to another.
 template <class From, class To>
@@ -64,13 +69,15 @@ void run_in_f32(const Call& call, int first_output, void (*kernel)(const Call&))
   const auto padded = [&](int i) { return (call[i].size() + 15) / 16 * 16; };
   int64_t total = 0;
   for (int i = 0; i < call.count(); ++i) total += replaced(i) ? padded(i) : 0;
-  const auto copies = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(total));
-  float* next = copies.get();
+  const std::unique_ptr<void, Freed> copies(allocate_pages(static_cast<size_t>(total) * sizeof(float)));
+  if (total && !copies) throw std::runtime_error("out of memory: f32 copies of bf16 operands");
+  float* next = static_cast<float*>(copies.get());
   for (int i = 0; i < call.count(); ++i) {
     if (!replaced(i)) continue;
     convert<bf16, float>(call[i].data<void>(), next, call[i].size());  // outputs too: some are added to
     tensors[i].data = next;
     tensors[i].dtype = LTX_F32;
+    tensors[i].cache = nullptr;
     next += padded(i);
   }
   LtxCall raw = *call.raw;

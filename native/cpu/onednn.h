@@ -26,6 +26,8 @@ inline dnnl::memory::data_type onednn_type(LtxDtype dtype) {
 void run_in_f32(const Call& call, int first_output, void (*kernel)(const Call&));
 // Does so and returns true when that is what the operand's dtype needs.
 bool ran_in_f32(const Call& call, Operand operand, int first_output, void (*kernel)(const Call&));
+// f32 by a weight in bf16, which oneDNN can't multiply.
+inline bool mixed(Operand x, Operand w) { return x.dtype() == LTX_F32 && w.dtype() == LTX_BF16; }
 
 // An argument of a primitive: a plain pointer (NULL: left out), or a memory object made elsewhere.
 struct Argument {

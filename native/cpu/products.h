@@ -1,5 +1,5 @@
 // Convolutions and matrix products on tiles, for processors with AVX-512: operands are packed where they are used, so
-// no copy of a weight is kept, padding is never copied, and bf16 weights are never stored.
+// no copy of a weight is kept and padding is never copied.
 #pragma once
 #include <cstdlib>
 
@@ -28,7 +28,7 @@ struct Layer {
 inline bool f32_by_tiles(const Layer& layer) { return layer.rows >= 128 && layer.in >= 32 && layer.out >= 32; }
 
 #if defined(__AVX512F__)
-// y = act(x w^T + bias + residual), pre gets act's argument. w (out, taps, in) f32; the others as in ops.def.
+// y = act(x w^T + bias + residual), pre gets act's argument. w (out, taps, in); dtypes as in ops.def.
 void tiled_forward(const Layer& layer, Operand x, Operand w, Operand bias, Operand residual, Operand y, Operand pre,
                    Unary act);
 // dx (+)= dy w; dx may be f32 where dy is bf16.

@@ -20,7 +20,8 @@ using Copies = std::vector<Copy>;  // the last used at the end
 void free_weight_cache(void* state) { delete static_cast<Copies*>(state); }
 
 Packed find_packed(Operand weight, const Key& key, const dnnl::memory::desc& layout) {
-  LtxCache* cache = weight.tensor->cache;
+  // A weight in bf16 is there to save memory: of it no copy is kept.
+  LtxCache* cache = weight.dtype() == LTX_BF16 ? nullptr : weight.tensor->cache;
   if (!cache) return {dnnl::memory(layout, onednn_engine()), true};
   if (!cache->state) cache->state = new Copies;
   Copies& copies = *static_cast<Copies*>(cache->state);

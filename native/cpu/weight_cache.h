@@ -12,7 +12,7 @@ struct Packed {
   bool stale;  // must be written before use
 };
 // The copy of a weight in a layout; key tells copies of one layout but different content apart. A weight without a
-// cache gets a new copy every time.
+// cache, or in bf16, gets a new copy every time.
 Packed find_packed(Operand weight, const Key& key, const dnnl::memory::desc& layout);
 
 // The same, written by fill(memory) where needed.

@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 // Raised whenever a struct below or the meaning of a line in ops.def changes.
-#define LTX_BACKEND_VERSION 3
+#define LTX_BACKEND_VERSION 4
 #define LTX_MAX_DIMS 8
 
 typedef enum LtxDtype { LTX_F32 = 0, LTX_BF16 = 1, LTX_I32 = 2, LTX_U8 = 3 } LtxDtype;

@@ -12,9 +12,9 @@ const folder = testFolder();
 let count = 0;
 const write = (options?: TinyT5Options) => writeTinyT5(join(folder, `t5-${++count}`), options);
 
-async function features(path: string): Promise<Float32Array> {
+async function features(path: string, weights?: "bf16"): Promise<Float32Array> {
   const opened = await T5Folder.open(path);
-  const encoder = await opened.load(device());
+  const encoder = await opened.load(device(), { weights });
   const hidden = encoder.forward([opened.tokenizer.encode("three and 7")]);
   const values = (await hidden.read()) as Float32Array;
   hidden.dispose();
@@ -48,7 +48,9 @@ describe("a T5's folder", () => {
     });
     const expected = await features(await write());
     expect(await features(rename)).toEqual(expected);
-    const half = await features(await write({ dtype: "BF16" }));
+    const folder = await write({ dtype: "BF16" });
+    const half = await features(folder);
+    expect(await features(folder, "bf16")).toEqual(half);
     const error = Math.hypot(...half.map((v, i) => v - expected[i])) / Math.hypot(...expected);
     expect(error).toBeGreaterThan(0);
     expect(error).toBeLessThan(0.05);

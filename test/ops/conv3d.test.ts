@@ -314,8 +314,8 @@ describe("conv3d", () => {
       ops.conv3d(some([1, 3, 4, 4, 0]), some([2, 3, 3, 3, 0])),
     );
     expectError("dtype_mismatch", /\[conv3d\] bias must be f32/, () => ops.conv3d(x(), w(), some([2], "bf16")));
-    expectError("dtype_mismatch", /\[conv3d\] weight must be f32/, () =>
-      ops.conv3d(x(), some([2, 3, 3, 3, 3], "bf16")),
+    expectError("dtype_mismatch", /\[conv3d\] expects f32 or bf16, got Tensor\(i32/, () =>
+      ops.conv3d(x(), some([2, 3, 3, 3, 3], "i32")),
     );
     expectError("invalid_argument", /\[conv3d\] stride \[0,1,1\] must be positive/, () =>
       ops.conv3d(x(), w(), null, { stride: [0, 1, 1] }),

@@ -57,6 +57,7 @@ struct AmxTiles {
 
 struct AmxBf16 {
   using Format = Bf16Format;
+  using RightFormat = Format;
   using Thread = AmxTiles;  // what a thread needs while it multiplies
   static void multiply(const char* a, const char* b, int64_t steps, float* sums, bool add) {
     AmxTiles::load_sums(sums, add);
@@ -69,6 +70,7 @@ struct AmxBf16 {
 // left out is below 2^-24 of a product, as f32's own rounding is. Small parts are added first.
 struct AmxSplit {
   using Format = SplitFormat;
+  using RightFormat = Format;
   using Thread = AmxTiles;
   static void multiply(const char* a, const char* b, int64_t steps, float* sums, bool add) {
     constexpr int64_t kPlane = 2 * kTileBytes;
@@ -85,6 +87,23 @@ struct AmxSplit {
   }
 };
 
+// f32 by bf16, whose other parts would be zero: the same sums to the bit.
+struct AmxSplitBf16 {
+  using Format = SplitFormat;
+  using RightFormat = Bf16Format;
+  using Thread = AmxTiles;
+  static void multiply(const char* a, const char* b, int64_t steps, float* sums, bool add) {
+    constexpr int64_t kPlane = 2 * kTileBytes;
+    AmxTiles::load_sums(sums, add);
+    for (; steps > 0; --steps, a += 3 * kPlane, b += kPlane) {
+      AmxTiles::multiply<true>(a + 2 * kPlane, b);
+      AmxTiles::multiply<true>(a + kPlane, b);
+      AmxTiles::multiply<true>(a, b);
+    }
+    AmxTiles::store_sums(sums);
+  }
+};
+
 struct NoState {
   NoState() {}  // a variable of this type is not unused
 };
@@ -93,6 +112,7 @@ struct NoState {
 template <class Format_, class Fuse>
 struct Avx512 {
   using Format = Format_;
+  using RightFormat = Format;
   using Thread = NoState;
   static void multiply(const char* a, const char* b, int64_t steps, float* sums, bool add) {
     for (int64_t top = 0; top < kBlockRows; top += 8) {

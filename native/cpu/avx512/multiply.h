@@ -34,8 +34,8 @@ constexpr int64_t kOwnRightBytes = (Kernel::Format::kPlanes == 1 ? 256 : 768) <<
 constexpr int64_t kLeftBytes = 16 << 20;  // packed once for all threads
 constexpr int kScratch = 8;
 
-template <class Kernel>
-constexpr int64_t kStepBytes = 2 * kTileBytes* Kernel::Format::kPlanes;
+template <class Format>
+constexpr int64_t kStepBytes = 2 * kTileBytes* Format::kPlanes;
 template <class Kernel>
 constexpr int64_t kPanelSteps = Kernel::Format::kPlanes == 1 ? 12 : 4;
 
@@ -50,14 +50,15 @@ inline std::pair<int64_t, int64_t> share(int64_t n, int id, int count) {
 template <class Kernel, class PackLeft, class PackRight, class Store>
 void multiply_by_rows(const Product& p, PackLeft&& pack_left, PackRight&& pack_right, Store&& store) {
   using namespace multiply_detail;
-  constexpr int64_t step_bytes = kStepBytes<Kernel>, panel_steps = kPanelSteps<Kernel>;
+  constexpr int64_t left_step = kStepBytes<typename Kernel::Format>, panel_steps = kPanelSteps<Kernel>;
+  constexpr int64_t right_step = kStepBytes<typename Kernel::RightFormat>;
   const int threads = omp_get_max_threads();
   const int64_t group = std::min<int64_t>(p.column_blocks(), Kernel::Format::kPlanes == 1 ? 16 : 8);
   const int64_t chunk =
-      std::clamp(kRightBytes<Kernel> / (group * step_bytes) / panel_steps * panel_steps, panel_steps, p.steps);
+      std::clamp(kRightBytes<Kernel> / (group * right_step) / panel_steps * panel_steps, panel_steps, p.steps);
   const int64_t most_blocks = (p.row_blocks() + threads - 1) / threads;
   const int64_t sums_size = (chunk < p.steps ? most_blocks : 1) * group * kBlockSums;
-  const int64_t right_bytes = group * chunk * step_bytes, left_bytes = panel_steps * step_bytes;
+  const int64_t right_bytes = group * chunk * right_step, left_bytes = panel_steps * left_step;
   const int64_t own_bytes = left_bytes + sums_size * 4;
   char* buffer = scratch<char>(kScratch, right_bytes + threads * own_bytes);
 #pragma omp parallel num_threads(threads)
@@ -73,16 +74,16 @@ void multiply_by_rows(const Product& p, PackLeft&& pack_left, PackRight&& pack_r
         const int64_t end = std::min(p.steps, begin + chunk);
 #pragma omp barrier
         const auto [own_begin, own_end] = share(end - begin, id, count);
-        pack_right(Part{column, columns, begin + own_begin, begin + own_end, buffer + own_begin * step_bytes,
-                        (end - begin) * step_bytes, step_bytes});
+        pack_right(Part{column, columns, begin + own_begin, begin + own_end, buffer + own_begin * right_step,
+                        (end - begin) * right_step, right_step});
 #pragma omp barrier
         for (int64_t row = first_row; row < last_row; ++row) {
           float* block = sums + (chunk < p.steps ? row - first_row : 0) * group * kBlockSums;
           for (int64_t s = begin; s < end; s += panel_steps) {
             const int64_t stop = std::min(end, s + panel_steps);
-            pack_left(Part{row, 1, s, stop, left, left_bytes, step_bytes});
+            pack_left(Part{row, 1, s, stop, left, left_bytes, left_step});
             for (int64_t c = 0; c < columns; ++c) {
-              Kernel::multiply(left, buffer + (c * (end - begin) + s - begin) * step_bytes, stop - s,
+              Kernel::multiply(left, buffer + (c * (end - begin) + s - begin) * right_step, stop - s,
                                block + c * kBlockSums, s > 0);
             }
           }
@@ -98,13 +99,14 @@ void multiply_by_rows(const Product& p, PackLeft&& pack_left, PackRight&& pack_r
 template <class Kernel, class PackLeft, class PackRight, class Store>
 void multiply_by_columns(const Product& p, PackLeft&& pack_left, PackRight&& pack_right, Store&& store) {
   using namespace multiply_detail;
-  constexpr int64_t step_bytes = kStepBytes<Kernel>;
+  constexpr int64_t left_step = kStepBytes<typename Kernel::Format>;
+  constexpr int64_t right_step = kStepBytes<typename Kernel::RightFormat>;
   const int threads = omp_get_max_threads();
-  const int64_t part = std::clamp<int64_t>(kLeftBytes / (p.row_blocks() * step_bytes), 1, p.steps);
+  const int64_t part = std::clamp<int64_t>(kLeftBytes / (p.row_blocks() * left_step), 1, p.steps);
   const int64_t group = std::min<int64_t>((p.column_blocks() + threads - 1) / threads, 8);
-  const int64_t chunk = std::clamp<int64_t>(kOwnRightBytes<Kernel> / (group * step_bytes), 1, part);
+  const int64_t chunk = std::clamp<int64_t>(kOwnRightBytes<Kernel> / (group * right_step), 1, part);
   const int64_t sums_size = (chunk < part ? p.row_blocks() : 1) * group * kBlockSums;
-  const int64_t left_bytes = p.row_blocks() * part * step_bytes, right_bytes = group * chunk * step_bytes;
+  const int64_t left_bytes = p.row_blocks() * part * left_step, right_bytes = group * chunk * right_step;
   const int64_t own_bytes = right_bytes + sums_size * 4;
   char* buffer = scratch<char>(kScratch, left_bytes + threads * own_bytes);
 #pragma omp parallel num_threads(threads)
@@ -118,19 +120,19 @@ void multiply_by_columns(const Product& p, PackLeft&& pack_left, PackRight&& pac
       const int64_t stop = std::min(p.steps, start + part);
 #pragma omp barrier
       const auto [own_start, own_stop] = share(stop - start, id, count);
-      pack_left(Part{0, p.row_blocks(), start + own_start, start + own_stop, buffer + own_start * step_bytes,
-                     (stop - start) * step_bytes, step_bytes});
+      pack_left(Part{0, p.row_blocks(), start + own_start, start + own_stop, buffer + own_start * left_step,
+                     (stop - start) * left_step, left_step});
 #pragma omp barrier
       for (int64_t column = first_column; column < last_column; column += group) {
         const int64_t columns = std::min(group, last_column - column);
         for (int64_t begin = start; begin < stop; begin += chunk) {
           const int64_t end = std::min(stop, begin + chunk);
-          pack_right(Part{column, columns, begin, end, right, (end - begin) * step_bytes, step_bytes});
+          pack_right(Part{column, columns, begin, end, right, (end - begin) * right_step, right_step});
           for (int64_t row = 0; row < p.row_blocks(); ++row) {
             float* block = sums + (chunk < part ? row : 0) * group * kBlockSums;
             for (int64_t c = 0; c < columns; ++c) {
-              Kernel::multiply(buffer + (row * (stop - start) + begin - start) * step_bytes,
-                               right + c * (end - begin) * step_bytes, end - begin, block + c * kBlockSums,
+              Kernel::multiply(buffer + (row * (stop - start) + begin - start) * left_step,
+                               right + c * (end - begin) * right_step, end - begin, block + c * kBlockSums,
                                begin > start);
             }
             for (int64_t c = 0; c < columns && end == stop; ++c)
@@ -145,7 +147,7 @@ void multiply_by_columns(const Product& p, PackLeft&& pack_left, PackRight&& pac
 // Left panels that are packed once must all fit for an output that can't be added to.
 template <class Kernel>
 bool left_fits(const Product& p) {
-  return p.row_blocks() * p.steps * multiply_detail::kStepBytes<Kernel> <= multiply_detail::kLeftBytes;
+  return p.row_blocks() * p.steps * multiply_detail::kStepBytes<typename Kernel::Format> <= multiply_detail::kLeftBytes;
 }
 
 }  // namespace ltx::cpu

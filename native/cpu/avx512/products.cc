@@ -293,26 +293,27 @@ void multiply(const Product& p, PackLeft&& left, PackRight&& right, Store&& stor
     multiply_by_columns<Kernel>(p, left, right, store);
 }
 
-template <class Kernel, bool kNative, class T>
+template <class Kernel, bool kNative, class T, class W>
 void forward(const Layer& layer, Operand x, Operand w, Operand bias, Operand residual, Operand y, Operand pre,
              Unary act) {
   using Format = typename Kernel::Format;
+  using Right = typename Kernel::RightFormat;
   const Rows<T> rows = forward_rows<T>(layer, x);
-  const float* weight = w.data<const float>();
+  const W* weight = w.data<const W>();
   const int64_t in = layer.in, out = layer.out, taps = layer.taps, per_tap = (in + Format::kDepth - 1) / Format::kDepth;
   // Block by block: each of a block's rows is read in one run.
   const auto right = [=](const Part& part) {
     for (int64_t block = part.block; block < part.block + part.blocks; ++block) {
       for (int64_t step = part.begin; step < part.end; ++step) {
         const int64_t tap = step / per_tap, c = (step - tap * per_tap) * Format::kDepth;
-        const float* lines[kBlockColumns];
+        const W* lines[kBlockColumns];
         for (int64_t i = 0; i < kBlockColumns; ++i) {
           const int64_t n = block * kBlockColumns + i;
-          lines[i] = n < out ? weight + (n * taps + tap) * in + c : kZeros;
+          lines[i] = n < out ? weight + (n * taps + tap) * in + c : Rows<W>::zeros();
         }
         char* to = part.at(block, step);
-        pack_rows<Format, true>(lines, in - c, to, kPlane);
-        pack_rows<Format, true>(lines + kTileRows, in - c, to + kTileBytes, kPlane);
+        pack_rows<Right, true>(lines, in - c, to, kPlane);
+        pack_rows<Right, true>(lines + kTileRows, in - c, to + kTileBytes, kPlane);
       }
     }
   };
@@ -337,11 +338,12 @@ void forward(const Layer& layer, Operand x, Operand w, Operand bias, Operand res
   multiply<Kernel>({layer.rows, out, taps * per_tap}, left_of<Format>(rows), right, finish);
 }
 
-template <class Kernel, bool kNative, class T>
+template <class Kernel, bool kNative, class T, class W>
 void backward_input(const Layer& layer, Operand dy, Operand w, Operand dx, bool accumulate) {
   using Format = typename Kernel::Format;
+  using Right = typename Kernel::RightFormat;
   const Rows<T> rows = backward_rows<T>(layer, dy, dx);
-  const float* weight = w.data<const float>();
+  const W* weight = w.data<const W>();
   const int64_t in = layer.in, out = layer.out, taps = layer.taps;
   const int64_t per_tap = (out + Format::kDepth - 1) / Format::kDepth;
   // Step by step: each row is read in a run over all blocks.
@@ -350,10 +352,10 @@ void backward_input(const Layer& layer, Operand dy, Operand w, Operand dx, bool 
       const int64_t tap = step / per_tap, c = (step - tap * per_tap) * Format::kDepth;
       for (int64_t block = part.block; block < part.block + part.blocks; ++block) {
         const int64_t first = block * kBlockColumns;
-        const float* lines[Format::kDepth];
+        const W* lines[Format::kDepth];
         for (int64_t i = 0; i < Format::kDepth; ++i)
-          lines[i] = c + i < out ? weight + ((c + i) * taps + tap) * in + first : kZeros;
-        pack_pair<Format, false>(lines, in - first, part.at(block, step));
+          lines[i] = c + i < out ? weight + ((c + i) * taps + tap) * in + first : Rows<W>::zeros();
+        pack_pair<Right, false>(lines, in - first, part.at(block, step));
       }
     }
   };
@@ -436,16 +438,19 @@ Tiles find_tiles() {
   return !wanted && may_use_amx() ? Tiles::kAmx : Tiles::kBf16;
 }
 
-// Calls body(kernel, native bf16, element type) for operands of a dtype.
+// Calls body(kernel, native bf16, element type of the activations, of the weight or its gradient).
 template <class Body>
-void choose(LtxDtype dtype, Body&& body) {
-  if (dtype == LTX_BF16) {
-    if (tiles() == Tiles::kAmx) return body(AmxBf16{}, std::true_type{}, bf16{});
-    if (tiles() == Tiles::kBf16) return body(Avx512Bf16{}, std::true_type{}, bf16{});
-    return body(Avx512F32{}, std::false_type{}, bf16{});
-  }
-  if (tiles() == Tiles::kAmx) return body(AmxSplit{}, std::true_type{}, float{});
-  body(Avx512F32{}, std::false_type{}, float{});
+void choose(Operand x, Operand w, Body&& body) {
+  dispatch(w, [&](auto weight) {
+    if (x.dtype() == LTX_BF16) {
+      if (tiles() == Tiles::kAmx) return body(AmxBf16{}, std::true_type{}, bf16{}, weight);
+      if (tiles() == Tiles::kBf16) return body(Avx512Bf16{}, std::true_type{}, bf16{}, weight);
+      return body(Avx512F32{}, std::false_type{}, bf16{}, weight);
+    }
+    using AmxKernel = std::conditional_t<std::is_same_v<decltype(weight), bf16>, AmxSplitBf16, AmxSplit>;
+    if (tiles() == Tiles::kAmx) return body(AmxKernel{}, std::true_type{}, float{}, weight);
+    body(Avx512F32{}, std::false_type{}, float{}, weight);
+  });
 }
 
 }  // namespace
@@ -457,20 +462,25 @@ Tiles tiles() {
 
 void tiled_forward(const Layer& layer, Operand x, Operand w, Operand bias, Operand residual, Operand y, Operand pre,
                    Unary act) {
-  choose(x.dtype(), [&](auto kernel, auto native, auto tag) {
-    forward<decltype(kernel), decltype(native)::value, decltype(tag)>(layer, x, w, bias, residual, y, pre, act);
+  choose(x, w, [&](auto kernel, auto native, auto tag, auto weight) {
+    forward<decltype(kernel), decltype(native)::value, decltype(tag), decltype(weight)>(layer, x, w, bias, residual, y,
+                                                                                        pre, act);
   });
 }
 
 void tiled_backward_input(const Layer& layer, Operand dy, Operand w, Operand dx, bool accumulate) {
-  choose(dy.dtype(), [&](auto kernel, auto native, auto tag) {
-    backward_input<decltype(kernel), decltype(native)::value, decltype(tag)>(layer, dy, w, dx, accumulate);
+  choose(dy, w, [&](auto kernel, auto native, auto tag, auto weight) {
+    backward_input<decltype(kernel), decltype(native)::value, decltype(tag), decltype(weight)>(layer, dy, w, dx,
+                                                                                               accumulate);
   });
 }
 
 void tiled_backward_weight(const Layer& layer, Operand x, Operand dy, Operand dw, Operand dbias) {
-  choose(x.dtype(),
-         [&](auto kernel, auto, auto tag) { backward_weight<decltype(kernel), decltype(tag)>(layer, x, dy, dw); });
+  choose(x, dw, [&](auto kernel, auto, auto tag, auto gradient) {
+    if constexpr (std::is_same_v<decltype(gradient), float>) {
+      backward_weight<decltype(kernel), decltype(tag)>(layer, x, dy, dw);
+    }
+  });
   bias_gradient(dy, dbias);
 }
 
