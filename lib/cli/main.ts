@@ -4,12 +4,18 @@ import { version } from "../version.js";
 import { convertCommand } from "./convert.js";
 import { evaluateCommand } from "./evaluate.js";
 import { extendCommand } from "./extend.js";
+import { generateCommand } from "./generate.js";
 import { infoCommand } from "./info.js";
+import { planCommand } from "./plan.js";
 import { reconstructCommand } from "./reconstruct.js";
+import { hyphenated } from "./release-options.js";
 import { sampleCommand } from "./sample.js";
 import { trainCommand } from "./train.js";
 
 const USAGE_CODES = ["config", "file_exists", "invalid_argument"];
+
+/** Commands that know the official command's flags, which have underscores. */
+const isRelease = (command: string | undefined): boolean => command === "generate" || command === "plan";
 
 /** Runs the command line; @returns the exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted. */
 export async function main(argv: string[]): Promise<number> {
@@ -24,12 +30,14 @@ export async function main(argv: string[]): Promise<number> {
     reconstructCommand(),
     evaluateCommand(),
     convertCommand(),
+    generateCommand(),
+    planCommand(),
     infoCommand(),
   ];
   for (const command of commands) program.addCommand(command);
   for (const command of [program, ...commands]) command.exitOverride();
   try {
-    await program.parseAsync(argv, { from: "user" });
+    await program.parseAsync(isRelease(argv[0]) ? hyphenated(argv) : argv, { from: "user" });
     const ran = commands.find((command) => command.getOptionValue("exitCode") !== undefined);
     return (ran?.getOptionValue("exitCode") as number | undefined) ?? 0;
   } catch (error) {

@@ -13,6 +13,9 @@ export {
   reconstructHeldOut,
   sideBySide,
 } from "./reconstruct.js";
+export { type Generated, generateRelease, type ReleaseOptions } from "./release/generate.js";
+export { checkFits, type MemoryPlan, type PlanOptions, planGeneration } from "./release/plan.js";
+export type { ReleaseRequest } from "./release/request.js";
 export { planAutoregressive, planScheme, type Windows } from "./schemes.js";
 export { type GenerateOptions, type LoadOptions, TextToVideo } from "./text-to-video.js";
 export { type SaveOptions, Video } from "./video.js";

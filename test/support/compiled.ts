@@ -30,6 +30,7 @@ export function compileLibrary(): Compiled {
     mkdirSync(dirname(target), { recursive: true });
     writeFileSync(target, outputText);
   }
+  symlinkSync("lib", join(folder, "dist")); // what package.json names: examples in the folder find the package
   const path = (module: string) => join(folder, "lib", module);
   const prelude = `const tensor = require(${JSON.stringify(path("tensor/index.js"))});
     const ops = require(${JSON.stringify(path("ops/index.js"))});\n`;

@@ -73,8 +73,8 @@ export function tinySentencePiece(options: { modelType?: number; charsmap?: Uint
 }
 
 /** Names and shapes of the encoder's tensors, written out as the hub's files have them. */
-export function tinyT5Shapes(): [string, number[]][] {
-  const { d_model: d, d_kv, d_ff, num_heads: heads, num_layers, relative_attention_num_buckets } = tinyT5Config;
+export function tinyT5Shapes(d = tinyT5Config.d_model): [string, number[]][] {
+  const { d_kv, d_ff, num_heads: heads, num_layers, relative_attention_num_buckets } = tinyT5Config;
   const inner = heads * d_kv;
   const shapes: [string, number[]][] = [["shared.weight", [tinyT5Config.vocab_size, d]]];
   for (let i = 0; i < num_layers; i++) {
@@ -101,6 +101,8 @@ export function tinyT5Shapes(): [string, number[]][] {
 
 export interface TinyT5Options {
   seed?: number;
+  /** Width of the features. */
+  width?: number;
   dtype?: "F32" | "BF16";
   /** Cut into that many files with an index. */
   shards?: number;
@@ -111,11 +113,12 @@ export interface TinyT5Options {
 
 /** Writes the folder. */
 export async function writeTinyT5(folder: string, options: TinyT5Options = {}): Promise<string> {
-  const { seed = 1, dtype = "F32", shards = 1, tokenizer = "tokenizer.json", change = (tensors) => tensors } = options;
+  const { seed = 1, width = tinyT5Config.d_model, dtype = "F32", shards = 1, tokenizer = "tokenizer.json" } = options;
+  const { change = (tensors) => tensors } = options;
   mkdirSync(folder, { recursive: true });
   const random = new PhiloxRandom(seed);
   const tensors = change(
-    tinyT5Shapes().map(([name, shape]) => {
+    tinyT5Shapes(width).map(([name, shape]) => {
       const norm = shape.length === 1;
       const size = shape.reduce((a, b) => a * b);
       const values = Float32Array.from({ length: size }, () => random.uniform(-0.5, 0.5) + (norm ? 1 : 0));
@@ -123,7 +126,7 @@ export async function writeTinyT5(folder: string, options: TinyT5Options = {}): 
       return { name, dtype, shape, data: new Uint8Array(stored.buffer) };
     }),
   );
-  writeFileSync(join(folder, "config.json"), JSON.stringify(tinyT5Config));
+  writeFileSync(join(folder, "config.json"), JSON.stringify({ ...tinyT5Config, d_model: width }));
   if (tokenizer === "tokenizer.json") writeFileSync(join(folder, tokenizer), JSON.stringify(tinyTokenizerJson()));
   else writeFileSync(join(folder, tokenizer), tinySentencePiece());
   if (shards === 1) {

@@ -1,0 +1,94 @@
+/** Where the files of an official release lie. Nothing is downloaded. */
+import { readdir, readFile, stat } from "node:fs/promises";
+import { homedir } from "node:os";
+import { basename, dirname, join } from "node:path";
+import type { PipelineConfig } from "../../config/index.js";
+import { closest } from "../../config/suggest.js";
+import { LtxError } from "../../errors.js";
+import { findT5Folder } from "../../models/text-encoder/t5-folder.js";
+
+/** The settings of the releases that come with this package. */
+const SHIPPED = join(__dirname, "..", "..", "..", "configs", "official");
+/** Where the released files are published. */
+const HUB = "Lightricks/LTX-Video";
+
+/** The release that a command takes when it is not told one: the smallest of the newest ones. */
+export const DEFAULT_RELEASE = "ltxv-2b-0.9.8-distilled";
+
+const isThere = (path: string): Promise<boolean> =>
+  stat(path).then(
+    () => true,
+    () => false,
+  );
+
+/**
+ * The YAML file of a release: a path, or the name of one that this package has (its folder, as in the official
+ * repository's `configs/…`, and its extension don't count).
+ * @throws LtxError `config`, naming those that there are
+ */
+export async function findReleaseConfig(name: string): Promise<string> {
+  if (await isThere(name)) return name;
+  const shipped = (await readdir(SHIPPED)).sort().map((file) => basename(file, ".yaml"));
+  const wanted = basename(name).replace(/\.ya?ml$/, "");
+  if (shipped.includes(wanted)) return join(SHIPPED, `${wanted}.yaml`);
+  const near = closest(wanted, shipped);
+  const hint = near ? `did you mean ${near}?` : "give a path";
+  throw new LtxError(
+    "config",
+    `[release] ${name} is no file and no release that comes with this package: ${hint} Known are ${shipped.join(", ")}`,
+  );
+}
+
+export interface ReleaseFiles {
+  checkpoint: string;
+  textEncoder: string;
+  spatialUpscaler?: string;
+}
+
+/**
+ * The models that `config`, read from `file`, names: a path, from here or from beside the file; or a name in the folder
+ * LTX_MODELS or the Hugging Face cache.
+ * @throws LtxError `unavailable`, naming every place that was looked at and the command that gets the file
+ */
+export async function findReleaseFiles(
+  config: PipelineConfig,
+  file: string,
+  env: NodeJS.ProcessEnv = process.env,
+): Promise<ReleaseFiles> {
+  const beside = dirname(file);
+  const { checkpoint_path, spatial_upscaler_model_path: upscaler, text_encoder_model_name_or_path: text } = config;
+  const checkpoint = await findModel(checkpoint_path, "checkpoint_path", beside, env);
+  const textEncoder = await findTextEncoder(text, beside, env);
+  if (upscaler === undefined) return { checkpoint, textEncoder };
+  const spatialUpscaler = await findModel(upscaler, "spatial_upscaler_model_path", beside, env);
+  return { checkpoint, textEncoder, spatialUpscaler };
+}
+
+async function findModel(name: string, key: string, beside: string, env: NodeJS.ProcessEnv): Promise<string> {
+  const places = [name, join(beside, name), ...(env.LTX_MODELS ? [join(env.LTX_MODELS, name)] : [])];
+  for (const snapshot of await hubSnapshots(env)) places.push(join(snapshot, name));
+  for (const place of places) if (await isThere(place)) return place;
+  throw new LtxError(
+    "unavailable",
+    `[release] ${key} ${name} was not found (looked for ${[...new Set(places)].join(", ")}). Nothing is downloaded: get ` +
+      `it by "hf download ${HUB} ${basename(name)}", or name the file by --${key.replaceAll("_", "-")} or its folder by ` +
+      "the environment variable LTX_MODELS",
+  );
+}
+
+async function findTextEncoder(name: string, beside: string, env: NodeJS.ProcessEnv): Promise<string> {
+  const own = env.LTX_MODELS;
+  const places = [name, join(beside, name), ...(own ? [join(own, name), join(own, basename(name))] : [])];
+  for (const place of places) if (await isThere(place)) return place;
+  return findT5Folder({ version: name }, { env });
+}
+
+/** The snapshots of the official repository in the Hugging Face cache: that of its main branch first. */
+async function hubSnapshots(env: NodeJS.ProcessEnv): Promise<string[]> {
+  const home = env.HF_HOME ?? join(env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "huggingface");
+  const model = join(env.HF_HUB_CACHE ?? join(home, "hub"), `models--${HUB.replaceAll("/", "--")}`);
+  const main = await readFile(join(model, "refs", "main"), "utf8").catch(() => "");
+  const names = (await readdir(join(model, "snapshots")).catch(() => [])).sort();
+  const ordered = [...new Set([main.trim(), ...names])].filter((name) => name !== "");
+  return ordered.map((name) => join(model, "snapshots", name));
+}
