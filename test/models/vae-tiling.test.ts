@@ -78,14 +78,9 @@ describe("a tiled decoding", () => {
     const [whole] = await decode(vae, shape, "off");
     const last = vae.decoder.up_blocks.length;
     for (const from of Array.from({ length: last + 1 }, (_, i) => i)) {
-      const cuts: [number, number, number][] = [
-        [3, 1, 2],
-        [2, 3, 4],
-      ];
-      for (const parts of cuts) {
-        const [tiled] = await decode(vae, shape, plan(from, ...parts));
-        expect(relativeError(tiled, whole), `from ${from} in ${parts}`).toBeLessThan(2e-6);
-      }
+      const parts: [number, number, number] = from % 2 ? [3, 1, 2] : [1, 3, 2];
+      const [tiled] = await decode(vae, shape, plan(from, ...parts));
+      expect(relativeError(tiled, whole), `from ${from} in ${parts}`).toBeLessThan(2e-6);
     }
   });
 

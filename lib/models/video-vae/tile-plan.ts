@@ -53,7 +53,7 @@ const TAPS = 27;
 /** What attention keeps beside its input: queries, keys, values, their results and the sums with them. */
 const ATTENTION_VALUES = 7;
 /** In how many parts an axis is cut at most. */
-const MOST_PARTS = 24;
+const MOST_PARTS = 16;
 
 /** The stages of a decoder in the order in which they run, on activations of `bytesPerValue`. */
 function decoderStages(config: DecoderConfig, bytesPerValue = 4): Stage[] {
@@ -188,52 +188,71 @@ export function planDecode(config: DecoderConfig, latents: Shape, budget: number
   const [batch, ...grid] = latents;
   const stages = decoderStages(config, bytesPerValue);
   const all = AXES.map((axis) => sizes(stages, axis, grid[axis]));
-  const volume = (j: number) => all[0][j] * all[1][j] * all[2][j];
-  const peaks = stages.map(({ values }, j) => values * volume(j) * bytesPerValue);
-  const works = stages.map(({ work }, j) => work * volume(j));
-  const sum = (values: readonly number[]) => values.reduce((total, v) => total + v, 0);
-  const whole: TilePlan = { from: stages.length, parts: [1, 1, 1], bytes: batch * Math.max(...peaks), work: 1 };
+  const peak = Math.max(...peaksOf(stages, all, bytesPerValue));
+  const whole: TilePlan = { from: stages.length, parts: [1, 1, 1], bytes: batch * peak, work: 1 };
   if (whole.bytes <= budget) return whole;
-
-  const pixel = config.out_channels * 4;
-  const video = batch * volume(stages.length) * pixel;
-  const firstLocal = stages.map(({ global }) => global).lastIndexOf(true) + 1;
   let best: TilePlan | null = null;
   let least = whole.bytes;
+  for (const plan of tiledPlans(config, stages, latents, bytesPerValue)) {
+    least = Math.min(least, plan.bytes);
+    if (plan.bytes <= budget && plan.work < (best?.work ?? Number.POSITIVE_INFINITY)) best = plan;
+  }
+  if (best) return best;
+  const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+  const [frames, height, width] = AXES.map((axis) => all[axis][stages.length]);
+  throw new LtxError(
+    "out_of_memory",
+    `[video vae] decoding ${batch} of ${frames}x${height}x${width} needs ${gib(least)} even in tiles, ${gib(budget)} ` +
+      "are free: lower num_frames, height or width, or offload other models",
+  );
+}
+
+/** Positions before stage j, all axes together. */
+const volumeOf = (all: readonly number[][], j: number): number => all[0][j] * all[1][j] * all[2][j];
+
+/** What each stage takes of the whole of a sample, in bytes. */
+const peaksOf = (stages: readonly Stage[], all: readonly number[][], bytesPerValue: number): number[] =>
+  stages.map(({ values }, j) => values * volumeOf(all, j) * bytesPerValue);
+
+/** Every plan of one sample after the other in tiles. */
+function* tiledPlans(
+  config: DecoderConfig,
+  stages: readonly Stage[],
+  [batch, ...grid]: Shape,
+  bytesPerValue: number,
+): Generator<TilePlan> {
+  const all = AXES.map((axis) => sizes(stages, axis, grid[axis]));
+  const peaks = peaksOf(stages, all, bytesPerValue);
+  const workBefore = [0];
+  for (const [j, { work }] of stages.entries()) workBefore.push(workBefore[j] + work * volumeOf(all, j));
+  const wholeWork = workBefore[stages.length];
+  const pixel = config.out_channels * 4;
+  const video = batch * volumeOf(all, stages.length) * pixel;
+  const firstLocal = stages.map(({ global }) => global).lastIndexOf(true) + 1;
   for (let from = firstLocal; from < stages.length; from++) {
-    const counts = (axis: Axis) => Array.from({ length: Math.min(all[axis][from], MOST_PARTS) }, (_, i) => i + 1);
-    const [frames, heights, widths] = AXES.map((axis) =>
-      counts(axis).map((count) => {
-        const parts = cutStages(stages, axis, grid[axis], from, count, config.causal);
-        return extentOf(stages, axis, from, parts);
-      }),
-    );
     const tail = stages.slice(from);
     const head = Math.max(0, ...peaks.slice(0, from));
-    const kept = volume(from) * stages[from].channels * bytesPerValue;
+    const kept = volumeOf(all, from) * stages[from].channels * bytesPerValue;
+    const [frames, heights, widths] = AXES.map((axis) =>
+      Array.from({ length: Math.min(all[axis][from], MOST_PARTS) }, (_, i) =>
+        extentOf(stages, axis, from, cutStages(stages, axis, grid[axis], from, i + 1, config.causal)),
+      ),
+    );
     for (const [t, f] of frames.entries()) {
-      // A row of tiles is joined to frames in copies.
-      const joined = 2 * f.core * all[1][stages.length] * all[2][stages.length] * pixel;
       for (const [y, h] of heights.entries()) {
         for (const [x, w] of widths.entries()) {
-          const largest = (j: number) => f.largest[j] * h.largest[j] * w.largest[j];
-          const tile = Math.max(...tail.map(({ values }, j) => values * largest(j) * bytesPerValue));
-          const bytes = video + Math.max(head, kept + joined + tile);
-          least = Math.min(least, bytes);
-          if (bytes > budget) continue;
-          const again = sum(tail.map(({ work }, j) => work * f.total[j] * h.total[j] * w.total[j]));
-          const work = (sum(works.slice(0, from)) + again) / sum(works);
-          if (!best || work < best.work) best = { from, parts: [t + 1, y + 1, x + 1], bytes, work };
+          let tile = 0;
+          let work = workBefore[from];
+          for (let j = 0; j < tail.length; j++) {
+            tile = Math.max(tile, tail[j].values * f.largest[j] * h.largest[j] * w.largest[j] * bytesPerValue);
+            work += tail[j].work * f.total[j] * h.total[j] * w.total[j];
+          }
+          // Tiles in f32 that are joined to a band of full width, and a copy of it.
+          const band = (x > 0 ? 2 : 1) * f.core * h.core * all[2][stages.length] * pixel;
+          const bytes = video + Math.max(head, kept + band + tile);
+          yield { from, parts: [t + 1, y + 1, x + 1], bytes, work: work / wholeWork };
         }
       }
     }
   }
-  if (best) return best;
-  const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
-  const [F, H, W] = AXES.map((axis) => all[axis][stages.length]);
-  throw new LtxError(
-    "out_of_memory",
-    `[video vae] decoding ${batch} of ${F}x${H}x${W} needs ${gib(least)} even in tiles, ${gib(budget)} are free: ` +
-      "lower num_frames, height or width, or offload other models",
-  );
 }

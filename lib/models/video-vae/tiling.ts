@@ -35,21 +35,20 @@ export function decodeTiled(
   return noGrad(() =>
     scope(() => {
       const video = empty([batch, ...size, decoder.config.out_channels], { device: z.device });
-      const frame = sizeOf(video.shape.slice(2));
+      const line = sizeOf(video.shape.slice(3));
       for (let sample = 0; sample < batch; sample++) {
         scope(() => {
           const tile = tiles(decoder, one(z, sample), timestep && one(timestep, sample), noise, plan.from);
-          for (const f of frames) {
+          for (const [f, r] of frames.flatMap((f) => rows.map((r) => [f, r] as const))) {
             scope(() => {
-              const bands = rows.map((r) =>
-                join(
-                  columns.map((c) => tile([f, r, c])),
-                  3,
-                ),
-              );
-              const chunk = join(bands, 2);
-              const place = alias(video, chunk.shape, (sample * size[0] + f.core[0]) * frame);
-              launch("cast", [chunk, place], [1, 0]);
+              const band = columns.map((c) => tile([f, r, c])).reduce(beside);
+              const [, count, ...rest] = band.shape;
+              const plane = sizeOf(rest);
+              for (let i = 0; i < count; i++) {
+                // A band's part of one frame lies in one piece in the video.
+                const offset = ((sample * size[0] + f.core[0] + i) * size[1] + r.core[0]) * line;
+                launch("cast", [alias(band, [plane], i * plane), alias(video, [plane], offset)], [1, 0]);
+              }
             });
           }
         });
@@ -100,11 +99,10 @@ function columnsOf(x: Tensor, shape: Shape, [from, to]: Range, size: number): Te
   return (to - from) * size === shape[1] ? matrix : sliceLast(matrix, from * size, (to - from) * size);
 }
 
-/** Tensors of single samples behind each other along an axis; they are freed as they go. */
-function join(parts: readonly Tensor[], axis: number): Tensor {
-  return parts.reduce((left, right) => {
-    const flat = (x: Tensor) => reshape(x, [sizeOf(x.shape.slice(0, axis)), sizeOf(x.shape.slice(axis))]);
-    const size = left.shape.map((d, i) => (i === axis ? d + right.shape[i] : d));
-    return through(left, (left) => through(right, (right) => reshape(concatLast(flat(left), flat(right)), size)));
-  });
+/** Two tiles of the same frames and rows beside each other; they are freed. */
+function beside(left: Tensor, right: Tensor): Tensor {
+  const [batch, frames, rows, width, channels] = left.shape;
+  const lines = (x: Tensor) => reshape(x, [batch * frames * rows, x.shape[3] * channels]);
+  const joined = through(left, (left) => through(right, (right) => concatLast(lines(left), lines(right))));
+  return reshape(joined, [batch, frames, rows, width + right.shape[3], channels]);
 }
