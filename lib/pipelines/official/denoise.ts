@@ -14,7 +14,7 @@ import {
 import { LtxError } from "../../errors.js";
 import type { TextEmbedding } from "../../models/text-encoder/index.js";
 import { type LtxVideoTransformer, type RopeTables, type SkipMode, skipMask } from "../../models/transformer/index.js";
-import { keep, noGrad, scope, Tensor } from "../../tensor/index.js";
+import { noGrad, scope, Tensor } from "../../tensor/index.js";
 import type { NoiseSource } from "./noise.js";
 
 /** A step that was made. */
@@ -68,7 +68,7 @@ export async function denoise(state: ConditionedState, options: DenoiseOptions):
       const before: Tensor = tokens ?? state.tokens;
       const after = noGrad(() => scope(() => step(before, state, i, options)));
       tokens?.dispose();
-      tokens = keep(after);
+      tokens = after;
       await tokens.device.synchronize();
       await options.onStep?.({ step: i + 1, steps: timesteps.length, timestep, tokens });
     }

@@ -5,7 +5,7 @@ import type { OfficialTransformerConfig } from "../../config/official/transforme
 import type { OfficialVaeConfig } from "../../config/official/vae.js";
 import { check } from "../../errors.js";
 import { loadWeights } from "../../formats/load-weights.js";
-import { type Lora, openLora, withLoras } from "../../formats/official/lora.js";
+import { applyLoras, openLora, type WeightedLora, withLoras } from "../../formats/official/lora.js";
 import { type OfficialModels, openOfficial } from "../../formats/official/open.js";
 import { LatentUpsampler } from "../../models/latent-upsampler.js";
 import { T5TextEncoder, type TextEncoder } from "../../models/text-encoder/index.js";
@@ -23,6 +23,9 @@ export interface PipelineModels {
   vae: CausalVideoAutoencoder;
 }
 
+/** A LoRA's file, and how much of it is added: 1 unless given. */
+export type LoraChoice = string | { path: string; weight?: number };
+
 export interface PipelineLoadOptions {
   /** A released safetensors file, or a folder in the layout of diffusers. */
   checkpoint: string;
@@ -37,14 +40,14 @@ export interface PipelineLoadOptions {
    * in bf16; `float32`; `float8_e4m3fn` on devices that have it.
    */
   precision?: "bfloat16" | "mixed_precision" | "float32" | "float8_e4m3fn";
-  /** Adapters to merge into the transformer, with their weights (1 unless given). */
-  loras?: readonly (string | { path: string; weight?: number })[];
+  /** Adapters to merge into the transformer. */
+  loras?: readonly LoraChoice[];
   /** The times of the steps: the checkpoint's own, or evenly spread, or linear-quadratic, without shifts. */
   sampler?: "from_checkpoint" | "uniform" | "linear-quadratic";
   /** Text encoder, transformer and VAE take turns on the device: each is loaded when it is needed. */
   offload?: boolean;
   /** Prompts are cut to so many tokens; 256 unless given. */
-  maxTokens?: number;
+  textEncoderMaxTokens?: number;
 }
 
 /** What there is to know of the models before they are loaded. */
@@ -120,32 +123,34 @@ async function describe(files: OfficialModels, sampler: PipelineLoadOptions["sam
   return { facts, vae };
 }
 
+/** The models of a pipeline, and what changes them. */
+export interface OpenedModels {
+  models: Residency<PipelineModels>;
+  facts: ModelFacts;
+  device: Device;
+  setLoras(loras: readonly LoraChoice[]): Promise<void>;
+}
+
 /** Opens the models of a pipeline, and loads transformer and VAE unless they are to take turns. @throws {LtxError} */
-export async function openModels(
-  options: PipelineLoadOptions,
-): Promise<{ models: Residency<PipelineModels>; facts: ModelFacts; device: Device }> {
-  const { precision = "bfloat16", offload = false } = options;
+export async function openModels(options: PipelineLoadOptions): Promise<OpenedModels> {
+  const { checkpoint, precision = "bfloat16", offload = false } = options;
   const dtypes = precisionDtypes(precision);
   const device = openDevice(options.device);
-  const files = await openOfficial(options.checkpoint);
-  const loras: { lora: Lora; weight: number }[] = [];
+  const files = await openOfficial(checkpoint);
+  let loras: WeightedLora[] = [];
   const close = async () => {
     await files.close();
-    for (const { lora } of loras) await lora.close();
+    await closeLoras(loras);
   };
   try {
     const { facts, vae } = await describe(files, options.sampler);
-    for (const given of options.loras ?? []) {
-      const { path, weight = 1 } = typeof given === "string" ? { path: given } : given;
-      loras.push({ lora: await openLora(path), weight });
-    }
-    const weights = loras.length > 0 ? withLoras(files.module("transformer"), loras) : files.module("transformer");
+    loras = await openLoras(options.loras ?? [], files);
     const models = new Residency<PipelineModels>(
       {
         text: await textLoader(options, files.textEncoder, { facts, device, dtypes }),
         transformer: () =>
           filled(new LtxVideoTransformer(facts.transformer, unwritten(device, dtypes), dtypes), (transformer) =>
-            loadWeights(transformer, weights),
+            loadWeights(transformer, withLoras(files.module("transformer"), loras)),
           ),
         vae: () =>
           filled(new CausalVideoAutoencoder(vae, unwritten(device, dtypes), dtypes), (module) =>
@@ -158,7 +163,28 @@ export async function openModels(
       offload,
       offload ? close : undefined,
     );
-    if (offload) return { models, facts, device };
+    const idle = () =>
+      check(!models.busy, "invalid_argument", () => "[pipeline] LoRAs can't be changed while a video is drawn");
+    const setLoras = async (wanted: readonly LoraChoice[]): Promise<void> => {
+      idle();
+      const base = offload ? files : await openOfficial(checkpoint);
+      let next: WeightedLora[] = [];
+      try {
+        next = await openLoras(wanted, base);
+        idle();
+        if (offload) await models.forget("transformer");
+        else await models.use("transformer", (it) => applyLoras(it, base.module("transformer"), next, loras));
+        [loras, next] = [next, loras];
+      } finally {
+        // Where models take turns the files are read again with the next video.
+        await closeLoras(next);
+        if (!offload) {
+          await closeLoras(loras);
+          await base.close();
+        }
+      }
+    };
+    if (offload) return { models, facts, device, setLoras };
     try {
       for (const name of ["transformer", "vae"] as const) await models.use(name, async () => {});
     } catch (error) {
@@ -166,11 +192,31 @@ export async function openModels(
       throw error;
     }
     await close();
-    return { models, facts, device };
+    return { models, facts, device, setLoras };
   } catch (error) {
     await close();
     throw error;
   }
+}
+
+/** Opens LoRAs that fit the transformer. @throws {LtxError} `checkpoint`, `invalid_argument` */
+async function openLoras(wanted: readonly LoraChoice[], files: OfficialModels): Promise<WeightedLora[]> {
+  const opened: WeightedLora[] = [];
+  try {
+    for (const choice of wanted) {
+      const { path, weight = 1 } = typeof choice === "string" ? { path: choice } : choice;
+      opened.push({ lora: await openLora(path), weight });
+    }
+    withLoras(files.module("transformer"), opened);
+    return opened;
+  } catch (error) {
+    await closeLoras(opened);
+    throw error;
+  }
+}
+
+async function closeLoras(loras: readonly WeightedLora[]): Promise<void> {
+  for (const { lora } of loras) await lora.close();
 }
 
 /** Parameters whose values a file will write. */
@@ -191,7 +237,7 @@ async function filled<M extends Module>(module: M, load: (module: M) => Promise<
 
 /** How prompts get their encoder. One that is named is looked at now, so that a wrong folder shows at once. */
 async function textLoader(
-  { textEncoder, maxTokens = 256 }: PipelineLoadOptions,
+  { textEncoder, textEncoderMaxTokens = 256 }: PipelineLoadOptions,
   beside: string | undefined,
   { facts, device, dtypes }: { facts: ModelFacts; device: Device; dtypes: PrecisionDtypes },
 ): Promise<() => Promise<TextEncoder>> {
@@ -199,7 +245,13 @@ async function textLoader(
   const wanted = transformer.caption_channels ?? transformer.cross_attention_dim;
   const path = textEncoder ?? beside;
   const open = async (): Promise<TextEncoder> => {
-    const text = await T5TextEncoder.open({ version: TEXT_ENCODER, path, maxLength: maxTokens, device, ...dtypes });
+    const text = await T5TextEncoder.open({
+      version: TEXT_ENCODER,
+      path,
+      maxLength: textEncoderMaxTokens,
+      device,
+      ...dtypes,
+    });
     check(text.width === wanted, "config", () => {
       return `[pipeline] the text encoder in ${text.path} gives ${text.width} features, the transformer takes ${wanted}: name the folder of another one`;
     });

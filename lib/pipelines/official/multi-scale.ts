@@ -1,8 +1,9 @@
 import { adainFilterLatent } from "../../diffusion/adain.js";
 import { check } from "../../errors.js";
 import type { LatentUpsampler } from "../../models/latent-upsampler.js";
-import { keep, noGrad, scope, type Tensor } from "../../tensor/index.js";
+import { noGrad, scope, type Tensor } from "../../tensor/index.js";
 import type { Video } from "../video.js";
+import type { DenoisingStep } from "./denoise.js";
 import { openUpsampler, type PipelineLoadOptions } from "./models.js";
 import { checkOutputType, handOut } from "./output.js";
 import { type LtxGenerateOptions, LtxVideoPipeline } from "./pipeline.js";
@@ -63,7 +64,7 @@ export class LtxMultiScalePipeline {
     const { first, second, height, width } = this.passes(options);
     const both = { ...first, guidance: [...first.guidance, ...second.guidance] };
     const text = await video.features(both, signal);
-    const listener = (pass: number) => onStep && ((step: object) => onStep({ ...step, pass } as never));
+    const listener = (pass: number) => onStep && ((step: Omit<DenoisingStep, "pass">) => onStep({ ...step, pass }));
     try {
       const small = await video.latents(first, { text, noise, signal, onStep: listener(1) });
       const start = await this.enlarge(small).finally(() => small.dispose());
@@ -110,7 +111,7 @@ export class LtxMultiScalePipeline {
         }),
       );
       await latents.device.synchronize();
-      return keep(large);
+      return large;
     });
   }
 

@@ -1,9 +1,16 @@
-import { check } from "../../errors.js";
+import { check, LtxError } from "../../errors.js";
 import type { CausalVideoAutoencoder } from "../../models/video-vae/index.js";
 import type { Device, Tensor } from "../../tensor/index.js";
 import type { Video } from "../video.js";
 import { type DenoisingStep, type PromptFeatures, stopIfAborted } from "./denoise.js";
-import { type ModelFacts, openModels, type PipelineLoadOptions, type PipelineModels } from "./models.js";
+import {
+  type LoraChoice,
+  type ModelFacts,
+  type OpenedModels,
+  openModels,
+  type PipelineLoadOptions,
+  type PipelineModels,
+} from "./models.js";
 import { type NoiseSource, SeededNoise } from "./noise.js";
 import { checkOutputType, handOut, type OutputType } from "./output.js";
 import { checkRequest, type LtxVideoOptions, type Request } from "./request.js";
@@ -25,6 +32,10 @@ export interface LtxGenerateOptions extends LtxVideoOptions {
   onStep?: (step: DenoisingStep) => void | Promise<void>;
 }
 
+const unchangeable: OpenedModels["setLoras"] = async () => {
+  throw new LtxError("invalid_argument", "[pipeline] LoRAs need a pipeline that was loaded from a checkpoint");
+};
+
 /** Videos from prompts, images and videos by a model of Lightricks. */
 export class LtxVideoPipeline {
   private disposed = false;
@@ -34,6 +45,7 @@ export class LtxVideoPipeline {
     /** @internal */ readonly models: Residency<PipelineModels>,
     readonly facts: ModelFacts,
     readonly device: Device,
+    private readonly change: OpenedModels["setLoras"] = unchangeable,
   ) {}
 
   /**
@@ -41,8 +53,8 @@ export class LtxVideoPipeline {
    *   encoder is not found or the device can't compute in the precision; `config`, `file_format`, `io`
    */
   static async load(options: PipelineLoadOptions): Promise<LtxVideoPipeline> {
-    const { models, facts, device } = await openModels(options);
-    return new LtxVideoPipeline(models, facts, device);
+    const { models, facts, device, setLoras } = await openModels(options);
+    return new LtxVideoPipeline(models, facts, device, setLoras);
   }
 
   /** @throws LtxError `invalid_argument`, `aborted`, `disposed` */
@@ -65,6 +77,15 @@ export class LtxVideoPipeline {
     } finally {
       disposeFeatures(text);
     }
+  }
+
+  /**
+   * Merges these LoRAs into the transformer instead of those that it has; with none it is as it was, to the bit.
+   * @throws LtxError `checkpoint` when one is for another model, `invalid_argument` while a video is drawn
+   */
+  async setLoras(loras: readonly LoraChoice[]): Promise<void> {
+    check(!this.disposed, "disposed", () => "[pipeline] it was disposed");
+    await this.change(loras);
   }
 
   /** @internal */

@@ -38,6 +38,16 @@ export class Residency<Parts extends { [Name in keyof Parts]: { dispose(): void 
     }
   }
 
+  /** Whether a model is in use. */
+  get busy(): boolean {
+    return this.users > 0;
+  }
+
+  /** Frees a model; the next one who asks loads it anew. */
+  async forget(name: keyof Parts): Promise<void> {
+    await this.unload(name);
+  }
+
   private load<Name extends keyof Parts>(name: Name): Promise<Parts[Name]> {
     check(!this.disposed, "disposed", () => "[pipeline] it was disposed");
     let part = this.resident.get(name) as Promise<Parts[Name]> | undefined;

@@ -2,13 +2,12 @@
 import { toneMapLatents } from "../../diffusion/adain.js";
 import { joinSamples } from "../../diffusion/guidance.js";
 import { type ConditionedState, Conditioning, usesNegative, videoLatents } from "../../diffusion/official/index.js";
-import type { PixelClip } from "../../formats/media/clip.js";
-import { resizeBilinear } from "../../formats/media/clip.js";
+import { type PixelClip, resizeBilinear } from "../../formats/media/clip.js";
 import type { TextEmbedding, TextEncoder } from "../../models/text-encoder/index.js";
 import { type LtxVideoTransformer, latentCoordinates, type Positions } from "../../models/transformer/index.js";
 import type { CausalVideoAutoencoder } from "../../models/video-vae/index.js";
 import { affine, axpby, detach, mixRows, reshape, sliceFirst } from "../../ops/index.js";
-import { type Device, keep, noGrad, scope, Tensor } from "../../tensor/index.js";
+import { type Device, noGrad, scope, Tensor } from "../../tensor/index.js";
 import { type DenoisingStep, denoise, type PromptFeatures, stopIfAborted } from "./denoise.js";
 import type { ModelFacts } from "./models.js";
 import type { NoiseSource } from "./noise.js";
@@ -16,7 +15,7 @@ import type { Request } from "./request.js";
 
 const quietly = <T>(body: () => T): T => noGrad(() => scope(body));
 
-/** Frees the tensors of a plain object. */
+/** Frees what there is. */
 function disposeAll(...tensors: (Tensor | null | undefined)[]): void {
   for (const tensor of tensors) tensor?.dispose();
 }
@@ -64,7 +63,7 @@ export const needsEncoder = ({ mediaItems, conditioningItems }: Request): boolea
 /**
  * The state that sampling begins with. Draws, in this order: the posterior of `mediaItems`, the start, then for each
  * conditioning item its posterior and, where it becomes tokens of its own, their noise.
- * @param vae null where {@link needsEncoder} says so
+ * @param vae may be null where {@link needsEncoder} says so
  */
 export function startState(
   request: Request,
@@ -129,7 +128,7 @@ export async function drawLatents(
   try {
     const tokens = await denoise(state, { ...request, transformer, rope, text, noise, signal, onStep });
     try {
-      return keep(quietly(() => videoLatents(tokens, state.groups)));
+      return quietly(() => videoLatents(tokens, state.groups));
     } finally {
       tokens.dispose();
     }
@@ -179,5 +178,5 @@ export async function decode(
     pixels.dispose();
     throw error;
   });
-  return keep(pixels);
+  return pixels;
 }
