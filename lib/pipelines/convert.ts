@@ -99,11 +99,15 @@ async function convertOfficial(
       "invalid_argument",
       () => "[convert] a LoRA's matrices need f32, bf16 or f16, not fp8",
     );
-    const [, part] = [await checkFile(to, options.force), await openTensorFile(from)];
+    check(maxShardSize === undefined && !options.loras?.length, "invalid_argument", () => {
+      return `[convert] ${from} is a LoRA, which becomes one file: leave shards and other LoRAs out`;
+    });
+    await checkFile(to, options.force);
+    const file = await openTensorFile(from);
     try {
-      return await write({ source: from, kind: "lora" }, to, loraParts(part, form, options), true);
+      return await write({ source: from, kind: "lora" }, to, loraParts(file, form, options), true);
     } finally {
-      await part.close();
+      await file.close();
     }
   }
   const single = form !== "diffusers" && maxShardSize === undefined;

@@ -182,6 +182,7 @@ describe("convert of official models", () => {
     for (const [from, options] of [
       [source, { dtype: "fp8" }],
       [lora, { dtype: "fp8", to: "diffusers" }],
+      [lora, { to: "diffusers", loras: [{ path: lora }] }],
     ] as const) {
       expect((await failure(() => convert(from, at("no.safetensors"), options))).code).toBe("invalid_argument");
     }
