@@ -1,6 +1,7 @@
 export { adainFilterLatent, toneMapLatents } from "./adain.js";
 export { guided, joinSamples } from "./guidance.js";
 export { type HeldFrames, holdFrames } from "./held-frames.js";
+export * as official from "./official/index.js";
 export {
   addNoise,
   type FlowLossOptions,

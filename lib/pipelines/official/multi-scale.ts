@@ -1,6 +1,7 @@
 import { adainFilterLatent } from "../../diffusion/adain.js";
 import { check } from "../../errors.js";
 import type { LatentUpsampler } from "../../models/latent-upsampler.js";
+import type { CausalVideoAutoencoder } from "../../models/video-vae/index.js";
 import { noGrad, scope, type Tensor } from "../../tensor/index.js";
 import type { Video } from "../video.js";
 import type { DenoisingStep } from "./denoise.js";
@@ -67,7 +68,7 @@ export class LtxMultiScalePipeline {
     const listener = (pass: number) => onStep && ((step: Omit<DenoisingStep, "pass">) => onStep({ ...step, pass }));
     try {
       const small = await video.latents(first, { text, noise, signal, onStep: listener(1) });
-      const start = await this.enlarge(small).finally(() => small.dispose());
+      const start = await this.enlarge(small, signal).finally(() => small.dispose());
       const large = await video
         .latents({ ...second, latents: start }, { text, noise, signal, onStep: listener(2) })
         .finally(() => start.dispose());
@@ -102,8 +103,8 @@ export class LtxMultiScalePipeline {
   }
 
   /** @internal Normalised latents at twice the height and width, with the channels' statistics of the small ones. */
-  enlarge(latents: Tensor): Promise<Tensor> {
-    return this.video.models.use("vae", async (vae) => {
+  enlarge(latents: Tensor, signal?: AbortSignal): Promise<Tensor> {
+    const grow = async (vae: CausalVideoAutoencoder) => {
       const large = noGrad(() =>
         scope(() => {
           const grown = this.upsampler.forward(vae.denormalize(latents));
@@ -112,7 +113,8 @@ export class LtxMultiScalePipeline {
       );
       await latents.device.synchronize();
       return large;
-    });
+    };
+    return this.video.models.use("vae", grow, signal);
   }
 
   dispose(): void {

@@ -1,8 +1,9 @@
 import { check, LtxError } from "../../errors.js";
+import type { LtxVideoTransformer } from "../../models/transformer/index.js";
 import type { CausalVideoAutoencoder } from "../../models/video-vae/index.js";
 import type { Device, Tensor } from "../../tensor/index.js";
 import type { Video } from "../video.js";
-import { type DenoisingStep, type PromptFeatures, stopIfAborted } from "./denoise.js";
+import type { DenoisingStep, PromptFeatures } from "./denoise.js";
 import {
   type LoraChoice,
   type ModelFacts,
@@ -106,10 +107,7 @@ export class LtxVideoPipeline {
   features(request: Request, signal?: AbortSignal): Promise<PromptFeatures> {
     const given = givenFeatures(request);
     if (given) return Promise.resolve(given);
-    return this.models.use("text", async (encoder) => {
-      stopIfAborted(signal);
-      return encodeTexts(request, encoder);
-    });
+    return this.models.use("text", (encoder) => encodeTexts(request, encoder), signal);
   }
 
   /** @internal Normalised latents (B, f, h, w, C) of a video; the caller's. */
@@ -125,17 +123,16 @@ export class LtxVideoPipeline {
     const { facts, device, models } = this;
     const { noise, signal } = options;
     const begin = async (vae: CausalVideoAutoencoder | null) => {
-      stopIfAborted(signal);
       const state = startState(request, facts, vae, noise, device);
       // The models that made it may go.
       await device.synchronize();
       return state;
     };
-    const state = await (needsEncoder(request) ? models.use("vae", begin) : begin(null));
+    const state = await (needsEncoder(request) ? models.use("vae", begin, signal) : begin(null));
     try {
-      return await models.use("transformer", (transformer) => {
-        return drawLatents(state, transformer, { ...options, request, facts });
-      });
+      const draw = (transformer: LtxVideoTransformer) =>
+        drawLatents(state, transformer, { ...options, request, facts });
+      return await models.use("transformer", draw, signal);
     } finally {
       state.tokens.dispose();
     }
@@ -166,7 +163,7 @@ export class LtxVideoPipeline {
     const { facts } = this;
     const input = decoderInput(latents, request, facts, noise);
     try {
-      return await this.models.use("vae", (vae) => decode(input, vae, { request, facts, noise, signal }));
+      return await this.models.use("vae", (vae) => decode(input, vae, { request, facts, noise }), signal);
     } finally {
       input.dispose();
     }

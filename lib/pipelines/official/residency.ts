@@ -1,5 +1,6 @@
 /** Which models of a pipeline are on the device. */
 import { check } from "../../errors.js";
+import { stopIfAborted } from "./denoise.js";
 
 /** How a model comes onto the device. */
 export type Loader<Part> = () => Promise<Part>;
@@ -21,12 +22,23 @@ export class Residency<Parts extends { [Name in keyof Parts]: { dispose(): void 
     private readonly close: () => Promise<void> = async () => {},
   ) {}
 
-  /** Runs `body` with a model, which stays at least until it ends. @throws {LtxError} `disposed`, and from loading */
-  async use<Name extends keyof Parts, T>(name: Name, body: (part: Parts[Name]) => Promise<T>): Promise<T> {
+  /**
+   * Runs `body` with a model, which stays at least until it ends. A signal stops the wait for it.
+   * @throws {LtxError} `disposed`, and from loading
+   */
+  async use<Name extends keyof Parts, T>(
+    name: Name,
+    body: (part: Parts[Name]) => Promise<T>,
+    signal?: AbortSignal,
+  ): Promise<T> {
     this.users++;
     try {
-      if (!this.offload) return await body(await this.load(name));
+      if (!this.offload) {
+        stopIfAborted(signal);
+        return await body(await this.load(name));
+      }
       const mine = this.turn.then(async () => {
+        stopIfAborted(signal);
         for (const other of [...this.resident.keys()]) if (other !== name) await this.unload(other);
         return body(await this.load(name));
       });

@@ -8,7 +8,7 @@ import { type LtxVideoTransformer, latentCoordinates, type Positions } from "../
 import type { CausalVideoAutoencoder } from "../../models/video-vae/index.js";
 import { affine, axpby, detach, mixRows, reshape, sliceFirst } from "../../ops/index.js";
 import { type Device, noGrad, scope, Tensor } from "../../tensor/index.js";
-import { type DenoisingStep, denoise, type PromptFeatures, stopIfAborted } from "./denoise.js";
+import { type DenoisingStep, denoise, type PromptFeatures } from "./denoise.js";
 import type { ModelFacts } from "./models.js";
 import type { NoiseSource } from "./noise.js";
 import type { Request } from "./request.js";
@@ -165,9 +165,8 @@ export function decoderInput(latents: Tensor, request: Request, facts: ModelFact
 export async function decode(
   input: Tensor,
   vae: CausalVideoAutoencoder,
-  { request, facts, noise, signal }: Pick<DrawOptions, "request" | "facts" | "noise" | "signal">,
+  { request, facts, noise }: Pick<DrawOptions, "request" | "facts" | "noise">,
 ): Promise<Tensor> {
-  stopIfAborted(signal);
   const { device } = input;
   const times = facts.timestepConditioning ? request.decodeTimestep : null;
   const pixels = quietly(() => {

@@ -41,6 +41,17 @@ it("has one model at a time where they take turns, and waits for who uses it", a
   ]);
 });
 
+it("lets those go who are stopped while they wait", async () => {
+  const { log, models } = parts(true);
+  const stop = new AbortController();
+  const first = models.use("a", settled);
+  const second = models.use("b", async () => {}, stop.signal);
+  stop.abort();
+  await expect(second).rejects.toMatchObject({ code: "aborted" });
+  await first;
+  expect(log).toEqual(["load a"]);
+});
+
 it("goes on after a failure, of a model or of its user", async () => {
   let fail = true;
   const models = new Residency(
