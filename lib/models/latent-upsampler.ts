@@ -1,28 +1,14 @@
 import type { UpsamplerConfig } from "../config/official/upsampler.js";
 import { check } from "../errors.js";
-import { Conv2d, Conv3d, type Initializer, Module, type Parameter } from "../nn/index.js";
-import { add, depthToSpace, normAct, reshape, silu } from "../ops/index.js";
+import { Conv2d, Conv3d, type Initializer, Module } from "../nn/index.js";
+import { add, depthToSpace, reshape, silu } from "../ops/index.js";
 import { scope, type Tensor } from "../tensor/index.js";
+import { GroupNorm } from "./video-vae/norms.js";
 
 const GROUPS = 32;
 const EPS = 1e-5;
 
-/** Group norm with affine parameters over all positions of a sample, SiLU behind it where asked. */
-class GroupNorm extends Module {
-  weight: Parameter;
-  bias: Parameter;
-
-  constructor(channels: number, init: Initializer) {
-    super();
-    this.weight = init.constant([channels], 1);
-    this.bias = init.constant([channels], 0);
-  }
-
-  forward(x: Tensor, activation: "none" | "silu" = "none"): Tensor {
-    const { weight, bias } = this;
-    return normAct(x, { kind: "group_norm", eps: EPS, groups: GROUPS, weight, bias, activation });
-  }
-}
+const groupNorm = (channels: number, init: Initializer) => new GroupNorm(channels, GROUPS, EPS, init);
 
 /** A 3×3(×3) convolution with zeros around it. */
 function convolution(dims: 2 | 3, inputs: number, outputs: number, init: Initializer): Conv3d {
@@ -39,14 +25,14 @@ class ResBlock extends Module {
   constructor(channels: number, dims: 2 | 3, init: Initializer) {
     super();
     this.conv1 = convolution(dims, channels, channels, init);
-    this.norm1 = new GroupNorm(channels, init);
+    this.norm1 = groupNorm(channels, init);
     this.conv2 = convolution(dims, channels, channels, init);
-    this.norm2 = new GroupNorm(channels, init);
+    this.norm2 = groupNorm(channels, init);
   }
 
   forward(x: Tensor): Tensor {
     return scope(() => {
-      const h = this.norm1.forward(this.conv1.forward(x), "silu");
+      const h = this.norm1.forward(this.conv1.forward(x), { activation: "silu" });
       return silu(add(this.norm2.forward(this.conv2.forward(h)), x));
     });
   }
@@ -72,7 +58,7 @@ export class LatentUpsampler extends Module {
     const blocks = () => Array.from({ length: count }, () => new ResBlock(mid, dims, init));
     const [time, height, width] = strideOf(config);
     this.initial_conv = convolution(dims, channels, mid, init);
-    this.initial_norm = new GroupNorm(mid, init);
+    this.initial_norm = groupNorm(mid, init);
     this.res_blocks = blocks();
     // Where frames stay as many they are upsampled by themselves.
     this.upsampler = [convolution(time === 1 ? 2 : 3, mid, mid * time * height * width, init)];
@@ -101,7 +87,7 @@ export class LatentUpsampler extends Module {
   }
 
   private run(x: Tensor): Tensor {
-    let h = this.initial_norm.forward(this.initial_conv.forward(x), "silu");
+    let h = this.initial_norm.forward(this.initial_conv.forward(x), { activation: "silu" });
     const step = (next: Tensor) => {
       h.dispose(); // the tape, if any, holds what it needs
       h = next;

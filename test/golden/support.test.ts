@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { writeSafetensors } from "../../lib/formats/safetensors.js";
+import { caseOf, cases } from "./cases/index.js";
 import { relativeError } from "./support/check.js";
 import { hashParameter, hashUniform } from "./support/hash-params.js";
 
@@ -37,6 +38,15 @@ describe("hash parameters", () => {
     );
     expect([...hashParameter("d.timestep_scale_multiplier", [])]).toEqual([1000]);
     expect(hashParameter("n.running_var", [3]).every((v) => v >= 0.5 && v <= 0.6)).toBe(true);
+  });
+});
+
+describe("a kind", () => {
+  it("has a case of its own, or that of the kinds that begin as it does", () => {
+    expect(caseOf("o-vae-decode-0.9.7-video33")).toBe(cases["o-vae-decode"]);
+    expect(caseOf("o-t5-small")).toBe(cases["o-t5-small"]);
+    expect(caseOf("x-resnet-block-mid")).toBe(cases["x-resnet-block-mid"]);
+    for (const kind of ["", "o", "o-vae", "o-vae-decoder-x", "constructor"]) expect(caseOf(kind), kind).toBeUndefined();
   });
 });
 

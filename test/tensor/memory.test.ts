@@ -9,6 +9,16 @@ afterEach(() => device().setMemoryLimit(initial));
 const MiB = 2 ** 20;
 
 describe("memory", () => {
+  it("that is left is what the limit allows, and on the host no more than is free there", () => {
+    const { live } = device().memory();
+    expect(device().available()).toBeLessThanOrEqual(initial - live);
+    expect(device().available()).toBeGreaterThan(0);
+    device().setMemoryLimit(live + 3 * MiB);
+    expect(device().available()).toBe(3 * MiB);
+    device().setMemoryLimit(Math.max(0, live - MiB));
+    expect(device().available()).toBe(0);
+  });
+
   it("is counted by group", async () => {
     const before = device().memory().groups;
     const tensors = [
