@@ -14,6 +14,8 @@ export {
 } from "./config/deferred.js";
 export { innerDim, textWidth, vaeFactors } from "./config/geometry.js";
 export type * from "./config/index.js";
+export { upsamplerConfigFromKeys } from "./config/official/upsampler-keys.js";
+export { vaeConfigFromKeys } from "./config/official/vae-keys.js";
 export * from "./data/index.js";
 export * as diffusion from "./diffusion/index.js";
 export { type ErrorCode, LtxError } from "./errors.js";
