@@ -22,7 +22,7 @@ export interface DecoderConfig extends CoderConfig {
 type UpBlock = UNetMidBlock3D | ResnetBlock3D | DepthToSpaceUpsample;
 
 /** By what a decoder block divides the channels. */
-function divisor([name, params]: BlockSpec): number {
+export function divisor([name, params]: BlockSpec): number {
   return multiplierOf(params, name === "res_x_y" ? 2 : 1);
 }
 

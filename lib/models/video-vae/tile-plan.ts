@@ -6,8 +6,8 @@
 import { LtxError } from "../../errors.js";
 import type { Shape } from "../../tensor/index.js";
 import type { Stride } from "./blocks.js";
-import type { DecoderConfig } from "./decoder.js";
-import { type BlockSpec, layersOf, multiplierOf, STRIDES } from "./encoder.js";
+import { type DecoderConfig, divisor } from "./decoder.js";
+import { layersOf, STRIDES } from "./encoder.js";
 import type { Range } from "./noise.js";
 
 export interface TilePlan {
@@ -58,7 +58,6 @@ const MOST_PARTS = 16;
 /** The stages of a decoder in the order in which they run, on activations of `bytesPerValue`. */
 function decoderStages(config: DecoderConfig, bytesPerValue = 4): Stage[] {
   const { blocks, patch_size: patch, norm_layer: norm } = config;
-  const divisor = ([name, params]: BlockSpec) => multiplierOf(params, name === "res_x_y" ? 2 : 1);
   // Other edges than zeros are added in copies of the input.
   const copies = (config.spatial_padding_mode ?? "zeros") === "zeros" ? 0 : 2;
   let width = blocks.reduce((channels, block) => channels * divisor(block), config.base_channels);
