@@ -15,6 +15,9 @@ async function main([checkpoint, textEncoder, source, prompt]) {
       frameRate: 25,
       numInferenceSteps: 40,
       guidanceScale: 3,
+      stgScale: 1,
+      rescalingScale: 0.7,
+      skipBlockList: [19],
       // At 64 instead of 0 the clip ends the video, which leads up to it. Images may stand at any frame.
       conditioningItems: [{ mediaItem, mediaFrameNumber: 0, conditioningStrength: 1 }],
       seed: 1,

@@ -17,6 +17,9 @@ async function main([checkpoint, textEncoder, source, prompt]) {
       // The video is noised to where drawing begins: the more steps are left out, the more of it stays.
       skipInitialInferenceSteps: 15,
       guidanceScale: 3,
+      stgScale: 1,
+      rescalingScale: 0.7,
+      skipBlockList: [19],
       seed: 1,
     });
     await video.save("video-to-video.mp4");

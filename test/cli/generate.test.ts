@@ -89,7 +89,9 @@ describe("generate", () => {
       pipeline_config: { checkpoint_path: tinyCheckpoint, guidance_scale: 2 },
       offload_to_cpu: false,
     });
-    expect(bytes.toString("latin1")).toContain('"prompt":"three and 4"');
+    const inside = bytes.toString("latin1");
+    expect(inside).toContain('"prompt":"three and 4"');
+    expect(inside).not.toContain('"files"');
     expect(await live()).toBe(before);
   });
 
@@ -182,6 +184,12 @@ describe("generate refuses", () => {
     await fails(2, call("generate", "--pipeline-config", base), "--prompt");
     await fails(2, run(base, "--height", "0"), "--height", "at least 1");
     await fails(2, run(base, "--frame-rate", "0"), "frame_rate must be above 0");
+    await fails(
+      2,
+      run(base, "--frame-rate", "60", "--format", "gif"),
+      "frame_rate must be at most 50 for .gif, got 60",
+    );
+    await fails(1, run(base, "--output-path", join(image, "x")), "output_path", "cannot be made");
     await fails(2, run(base, "--format", "avi"), "format must be one of", ".mp4");
     await fails(2, run(base, "--conditioning-media-paths", image), "conditioning_start_frames");
     const at = (...frames: string[]) => ["--conditioning-media-paths", image, "--conditioning-start-frames", ...frames];

@@ -3,6 +3,7 @@ import { mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { loadPipelineConfig } from "../../config/deferred.js";
 import type { PassConfig, PipelineConfig } from "../../config/index.js";
+import { LtxError } from "../../errors.js";
 import { commentJson } from "../../formats/comment.js";
 import { save } from "../../formats/images.js";
 import { promptWords } from "../../formats/media/sizes.js";
@@ -74,13 +75,16 @@ export async function generateRelease(request: ReleaseRequest, options: ReleaseO
     signal,
     onStep: options.onStep,
   };
+  const folder = await outputFolder(checked);
   const video = await draw(call, config, files, options);
   const { left, top } = padded.padding;
   const result = video.crop({ left, top, height, width }).first(numFrames);
 
   const settings = settingsOf(checked, config, files, options);
-  const path = await outputFile(checked);
-  await result.save(path, { labels: false, comment: commentJson(settings), signal });
+  const path = await freeName(folder, checked);
+  // Where files lie on this machine is nobody else's business.
+  const comment = commentJson({ ...settings, files: undefined });
+  await result.save(path, { labels: false, comment, signal });
   await save(path.replace(/\.\w+$/, ".json"), Buffer.from(`${JSON.stringify(settings, null, 2)}\n`));
   return { path, settings };
 }
@@ -185,15 +189,22 @@ const isThere = (path: string): Promise<boolean> =>
     () => false,
   );
 
-/** The first free name by the official rule; the folder is made. */
-async function outputFile(request: CheckedRequest): Promise<string> {
+/** The folder for the result, which is made: before the work, as it may be impossible. */
+async function outputFolder({ outputPath }: CheckedRequest): Promise<string> {
+  const folder = outputPath ?? join("outputs", new Date().toISOString().slice(0, 10));
+  await mkdir(folder, { recursive: true }).catch((cause) => {
+    throw new LtxError("io", `[generate] output_path ${folder} cannot be made: ${cause.message}`, { cause });
+  });
+  return folder;
+}
+
+/** The first free name by the official rule. */
+async function freeName(folder: string, request: CheckedRequest): Promise<string> {
   const { prompt, seed, height, width, numFrames, format } = request;
-  const { outputPath = join("outputs", new Date().toISOString().slice(0, 10)) } = request;
-  await mkdir(outputPath, { recursive: true });
   const [kind, type] = numFrames === 1 ? ["image", ".png"] : ["video", format];
   const name = `${kind}_output_0_${promptWords(prompt)}_${seed}_${height}x${width}x${numFrames}`;
   for (let i = 0; ; i++) {
-    const path = join(outputPath, `${name}_${i}`);
+    const path = join(folder, `${name}_${i}`);
     if (!(await isThere(path + type)) && !(await isThere(`${path}.json`))) return path + type;
   }
 }

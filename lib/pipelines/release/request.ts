@@ -60,11 +60,11 @@ export async function checkRequest(request: ReleaseRequest, config: PipelineConf
   }
   if (typeof full.prompt !== "string") throw fault("prompt", full.prompt, "a text");
   if (!Number.isSafeInteger(full.seed) || full.seed < 0) throw fault("seed", full.seed, "a whole number from 0");
-  if (!(full.frameRate > 0 && full.frameRate <= 1000)) {
-    throw fault("frame_rate", full.frameRate, "above 0 and at most 1000");
-  }
+  if (!(full.frameRate > 0)) throw fault("frame_rate", full.frameRate, "above 0");
   if (!(full.imageCondNoiseScale >= 0)) throw fault("image_cond_noise_scale", full.imageCondNoiseScale, "0 or more");
   if (!FORMATS.includes(full.format)) throw fault("format", full.format, `one of ${FORMATS.join(", ")}`);
+  const fastest = full.format === ".gif" && numFrames > 1 ? 50 : 1000;
+  if (full.frameRate > fastest) throw fault("frame_rate", full.frameRate, `at most ${fastest} for ${full.format}`);
   checkConditioning(full);
   if (full.inputMediaPath !== undefined) checkSource(config);
   if (numFrames > 1 && VIDEO_OUTPUTS.includes(full.format) && !(await hasFfmpeg())) {
