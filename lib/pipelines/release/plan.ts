@@ -1,5 +1,6 @@
 /** What drawing a video takes in memory, told from the files' headers before anything is loaded. */
 import { readFile } from "node:fs/promises";
+import { freemem } from "node:os";
 import { join } from "node:path";
 import { loadPipelineConfig } from "../../config/deferred.js";
 import { innerDim, vaeFactors } from "../../config/geometry.js";
@@ -44,8 +45,12 @@ export interface MemoryPlan {
   peakOffloaded: number;
   /** How the video is decoded; null when it can't be. */
   decoding: TilePlan | null;
-  /** Bytes in this process beside what is on the device: the runtime, and frames on their way to the file. */
+  /** Bytes in this process beside the device's: the runtime, and frames on their way to the file. */
   host: number;
+  /** Bytes that the host has free, of which a CPU's tensors take theirs too. */
+  hostAvailable: number;
+  /** Whether the device's memory is the host's. */
+  shared: boolean;
   /** Tokens of the transformer, of the larger pass. */
   tokens: number;
 }
@@ -58,6 +63,9 @@ const RUNTIME_BYTES = 250 * 2 ** 20;
 /** The part of free memory that decoding may plan with, as the VAE itself does. */
 const BUDGET = 0.85;
 const T5_TOKENS = 256;
+/** Of a colour of a pixel: as a float, as a byte, and cut out; after two passes also scaled and joined, as floats. */
+const PIXEL_BYTES = 4 + 1 + 1;
+const RESIZED_BYTES = PIXEL_BYTES + 4 + 4;
 
 export interface PlanOptions {
   /** The YAML file of a release, or the name of one that is shipped. */
@@ -123,8 +131,8 @@ export async function planRelease(
   }
   // What the smallest tiles take is told by the refusal; the whole is what it would take otherwise.
   const whole = planDecode(decoderConfig(models.vae.config), shape, Number.POSITIVE_INFINITY, bytes.value);
-  // Pixels are scaled and cut in copies of their own.
-  const decode = (decoding ?? whole).bytes + 2 * 3 * 4 * last.pixels;
+  // What comes out is brought to [0, 1] in copies.
+  const decode = Math.max((decoding ?? whole).bytes, 3 * 3 * 4 * last.pixels);
 
   const { transformer } = models;
   const draw = Math.max(
@@ -148,24 +156,27 @@ export async function planRelease(
     peak: most(offload),
     peakOffloaded: most(true),
     decoding,
-    host: RUNTIME_BYTES + (4 + 1 + 1) * 3 * last.pixels,
+    host: RUNTIME_BYTES + (passes.length > 1 ? RESIZED_BYTES : PIXEL_BYTES) * 3 * last.pixels,
+    hostAvailable: process.availableMemory?.() ?? freemem(),
+    shared: device.name === "cpu" || device.name === "emulator",
     tokens: Math.max(...passes.map(({ tokens }) => tokens)),
   };
 }
 
 /** @throws LtxError `out_of_memory` when a plan's memory is more than there is, naming the setting to change */
 export function checkFits(plan: MemoryPlan): void {
-  const { peak, available, device, offload, decoding } = plan;
-  if (peak <= available && decoding) return;
+  const { available, device, offload, decoding, host, hostAvailable, shared } = plan;
+  const fits = (peak: number) => peak <= available && (!shared || peak + host <= hostAvailable);
+  if (fits(plan.peak) && decoding) return;
   const stage = plan.stages.reduce((a, b) => (a.weights + a.activations >= b.weights + b.activations ? a : b));
   throw new LtxError(
     "out_of_memory",
     `[plan] ${stage.name} needs ${gib(stage.weights)} for weights and ${gib(stage.activations)} for activations on ` +
-      `${device}, where ${gib(available)} are free: ${remedy(plan)}`,
+      `${device}, where ${gib(available)} are free${shared ? ` and ${gib(host)} go to frames and Node` : ""}: ${remedy(plan)}`,
   );
 
   function remedy({ peakOffloaded, weights }: MemoryPlan): string {
-    if (!offload && peakOffloaded <= available) {
+    if (!offload && fits(peakOffloaded)) {
       return `let text encoder, transformer and VAE take turns with --offload (then at most ${gib(peakOffloaded)})`;
     }
     const most = Math.max(...Object.values(weights));
