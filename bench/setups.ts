@@ -1,9 +1,9 @@
 /** The models that bench/run.ts measures, and at which sizes. */
 import { join } from "node:path";
-import { type FlowRunConfig, loadConfig, type VaeConfig, type VaeRunConfig, vaeFactors } from "../lib/config/index.js";
+import { type FlowRunConfig, loadConfig, type VaeRunConfig, vaeFactors } from "../lib/config/index.js";
 import type { TransformerOptions } from "../lib/models/transformer/index.js";
+import { decoderConfig, encoderConfig } from "../lib/models/video-vae/coders.js";
 import type { DecoderConfig } from "../lib/models/video-vae/decoder.js";
-import type { EncoderConfig } from "../lib/models/video-vae/encoder.js";
 import { packageRoot } from "../lib/native.js";
 import type { BenchDtype, DecodeSetup, EncodeSetup, FlowSetup, SampleSetup, Setup, VaeSetup } from "./protocol.js";
 
@@ -95,37 +95,14 @@ function vaeSetup({ vae, loss, data }: VaeRunConfig): Unsized<VaeSetup> {
   return { name: "vae-step", config: { vae, loss: { ...loss, adversarial_weight: 0, perceptual_weight: 0 }, shape } };
 }
 
-const shared = ({ norm_layer, norm_num_groups, patch_size, spatial_padding_mode }: VaeConfig) => ({
-  ...{ norm_layer, norm_num_groups, patch_size, spatial_padding_mode },
-});
-
-const encoderOf = (vae: VaeConfig): EncoderConfig => ({
-  ...shared(vae),
-  in_channels: vae.in_channels,
-  out_channels: vae.latent_channels,
-  blocks: vae.encoder_blocks,
-  base_channels: vae.encoder_base_channels ?? vae.base_channels,
-  latent_log_var: vae.latent_log_var,
-});
-
-const decoderOf = (vae: VaeConfig): DecoderConfig => ({
-  ...shared(vae),
-  in_channels: vae.latent_channels,
-  out_channels: vae.out_channels,
-  blocks: vae.decoder_blocks,
-  base_channels: vae.decoder_base_channels ?? vae.base_channels,
-  causal: vae.causal_decoder,
-  timestep_conditioning: vae.timestep_conditioning,
-});
-
 function encodeSetup({ vae, data }: VaeRunConfig): Unsized<EncodeSetup> {
   const shape = [data.frames, data.height, data.width, data.num_channels];
-  return { name: "vae-encode", config: { encoder: encoderOf(vae), shape } };
+  return { name: "vae-encode", config: { encoder: encoderConfig(vae), shape } };
 }
 
 function decodeSetup({ vae, data }: VaeRunConfig): Unsized<DecodeSetup> {
   const grid = vaeFactors(vae).latentShape(data.frames, data.height, data.width);
-  return { name: "vae-decode", config: { decoder: decoderOf(vae), shape: [...grid, vae.latent_channels] } };
+  return { name: "vae-decode", config: { decoder: decoderConfig(vae), shape: [...grid, vae.latent_channels] } };
 }
 
 function flowSetup({ transformer, text_encoder }: FlowRunConfig): Unsized<FlowSetup> {
@@ -137,7 +114,7 @@ function flowSetup({ transformer, text_encoder }: FlowRunConfig): Unsized<FlowSe
 
 function sampleSetup(run: FlowRunConfig): Unsized<SampleSetup> {
   const { guidance, initial_timestep } = run.sampling;
-  const decoder = run.latent_encoder && decoderOf(run.latent_encoder);
+  const decoder = run.latent_encoder && decoderConfig(run.latent_encoder);
   return {
     name: "sample",
     config: { ...flowSetup(run).config, decoder, steps: SAMPLE_STEPS, initial_timestep, guidance },
