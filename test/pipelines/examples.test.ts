@@ -46,10 +46,10 @@ async function draw(name: string, changes: readonly [RegExp, string][], args: re
 /** A clip of 33 frames in which a bright square moves. */
 async function sourceVideo(): Promise<string> {
   const [frames, height, width] = [33, 64, 96];
-  const data = new Float32Array(frames * height * width * 3).fill(-1);
+  const data = new Uint8Array(frames * height * width * 3);
   for (let f = 0; f < frames; f++) {
     for (let y = 16; y < 32; y++)
-      data.fill(1, 3 * ((f * height + y) * width + f), 3 * ((f * height + y) * width + f + 16));
+      data.fill(255, 3 * ((f * height + y) * width + f), 3 * ((f * height + y) * width + f + 16));
   }
   const path = join(folder, "source.mp4");
   await writeVideo(path, { data, frames, height, width, channels: 3 }, { fps: 25 });
