@@ -4,7 +4,7 @@ import { loadConfig } from "../config/deferred.js";
 import type { RunConfig } from "../config/index.js";
 import { check } from "../errors.js";
 import { isLoraKey } from "../formats/official/keys.js";
-import { openLora } from "../formats/official/lora.js";
+import { closeLoras, openLoras, type WeightedLora } from "../formats/official/lora.js";
 import { type OfficialLayout, openOfficial } from "../formats/official/open.js";
 import { openTensorFile, type TensorFile } from "../formats/tensor-file.js";
 import { findModelFile } from "./checkpoint-path.js";
@@ -113,13 +113,13 @@ async function convertOfficial(
   const single = form !== "diffusers" && maxShardSize === undefined;
   await (single ? checkFile(to, options.force) : checkFolder(to, options.force));
   const models = await openOfficial(from);
-  const opened = [];
+  let opened: WeightedLora[] = [];
   try {
-    for (const { path, weight = 1 } of options.loras ?? []) opened.push({ lora: await openLora(path), weight });
+    opened = await openLoras(options.loras ?? []);
     const parts = await officialParts(models, form, { ...options, loras: opened, stem: singleFile(to) });
     return await write({ source: from, kind: "official" }, to, parts, single);
   } finally {
-    for (const { lora } of opened) await lora.close();
+    await closeLoras(opened);
     await models.close();
   }
 }

@@ -32,6 +32,9 @@ export interface WeightedLora {
   weight: number;
 }
 
+/** A LoRA's file, and how much of it is added: 1 unless given. */
+export type LoraChoice = string | { path: string; weight?: number };
+
 const NAME =
   /^(?:diffusion_model\.|transformer\.|base_model\.model\.)?(.+)\.lora(?:_([AB])|[_.](down|up))(?:\.default)?\.weight$/;
 const ALPHA = /^(?:diffusion_model\.|transformer\.)?(.+)\.alpha$/;
@@ -75,6 +78,28 @@ export async function openLora(path: string): Promise<Lora> {
     await file.close();
     throw error;
   }
+}
+
+/**
+ * Opens LoRAs with their weights: all or none.
+ * @throws LtxError as {@link openLora}
+ */
+export async function openLoras(wanted: readonly LoraChoice[]): Promise<WeightedLora[]> {
+  const opened: WeightedLora[] = [];
+  try {
+    for (const choice of wanted) {
+      const { path, weight = 1 } = typeof choice === "string" ? { path: choice } : choice;
+      opened.push({ lora: await openLora(path), weight });
+    }
+    return opened;
+  } catch (error) {
+    await closeLoras(opened);
+    throw error;
+  }
+}
+
+export async function closeLoras(loras: readonly WeightedLora[]): Promise<void> {
+  for (const { lora } of loras) await lora.close();
 }
 
 /** The scale that the file's metadata gives a weight: alpha / rank, 1 where it says nothing. */

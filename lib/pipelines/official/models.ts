@@ -5,7 +5,14 @@ import type { OfficialTransformerConfig } from "../../config/official/transforme
 import type { OfficialVaeConfig } from "../../config/official/vae.js";
 import { check } from "../../errors.js";
 import { loadWeights } from "../../formats/load-weights.js";
-import { applyLoras, openLora, type WeightedLora, withLoras } from "../../formats/official/lora.js";
+import {
+  applyLoras,
+  closeLoras,
+  type LoraChoice,
+  openLoras,
+  type WeightedLora,
+  withLoras,
+} from "../../formats/official/lora.js";
 import { type OfficialModels, openOfficial } from "../../formats/official/open.js";
 import { LatentUpsampler } from "../../models/latent-upsampler.js";
 import { T5TextEncoder, type TextEncoder } from "../../models/text-encoder/index.js";
@@ -22,9 +29,6 @@ export interface PipelineModels {
   transformer: LtxVideoTransformer;
   vae: CausalVideoAutoencoder;
 }
-
-/** A LoRA's file, and how much of it is added: 1 unless given. */
-export type LoraChoice = string | { path: string; weight?: number };
 
 export interface PipelineLoadOptions {
   /** A released safetensors file, or a folder in the layout of diffusers. */
@@ -144,7 +148,7 @@ export async function openModels(options: PipelineLoadOptions): Promise<OpenedMo
   };
   try {
     const { facts, vae } = await describe(files, options.sampler);
-    loras = await openLoras(options.loras ?? [], files);
+    loras = await openFitting(options.loras ?? [], files);
     const models = new Residency<PipelineModels>(
       {
         text: await textLoader(options, files.textEncoder, { facts, device, dtypes }),
@@ -170,9 +174,9 @@ export async function openModels(options: PipelineLoadOptions): Promise<OpenedMo
       const base = offload ? files : await openOfficial(checkpoint);
       let next: WeightedLora[] = [];
       try {
-        next = await openLoras(wanted, base);
+        next = await openFitting(wanted, base);
         idle();
-        if (offload) await models.forget("transformer");
+        if (offload) await models.unload("transformer");
         else await models.use("transformer", (it) => applyLoras(it, base.module("transformer"), next, loras));
         [loras, next] = [next, loras];
       } finally {
@@ -200,23 +204,15 @@ export async function openModels(options: PipelineLoadOptions): Promise<OpenedMo
 }
 
 /** Opens LoRAs that fit the transformer. @throws {LtxError} `checkpoint`, `invalid_argument` */
-async function openLoras(wanted: readonly LoraChoice[], files: OfficialModels): Promise<WeightedLora[]> {
-  const opened: WeightedLora[] = [];
+async function openFitting(wanted: readonly LoraChoice[], files: OfficialModels): Promise<WeightedLora[]> {
+  const opened = await openLoras(wanted);
   try {
-    for (const choice of wanted) {
-      const { path, weight = 1 } = typeof choice === "string" ? { path: choice } : choice;
-      opened.push({ lora: await openLora(path), weight });
-    }
     withLoras(files.module("transformer"), opened);
     return opened;
   } catch (error) {
     await closeLoras(opened);
     throw error;
   }
-}
-
-async function closeLoras(loras: readonly WeightedLora[]): Promise<void> {
-  for (const { lora } of loras) await lora.close();
 }
 
 /** Parameters whose values a file will write. */

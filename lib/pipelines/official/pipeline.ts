@@ -1,11 +1,11 @@
 import { check, LtxError } from "../../errors.js";
+import type { LoraChoice } from "../../formats/official/lora.js";
 import type { LtxVideoTransformer } from "../../models/transformer/index.js";
 import type { CausalVideoAutoencoder } from "../../models/video-vae/index.js";
 import type { Device, Tensor } from "../../tensor/index.js";
 import type { Video } from "../video.js";
 import type { DenoisingStep, PromptFeatures } from "./denoise.js";
 import {
-  type LoraChoice,
   type ModelFacts,
   type OpenedModels,
   openModels,

@@ -55,11 +55,6 @@ export class Residency<Parts extends { [Name in keyof Parts]: { dispose(): void 
     return this.users > 0;
   }
 
-  /** Frees a model; the next one who asks loads it anew. */
-  async forget(name: keyof Parts): Promise<void> {
-    await this.unload(name);
-  }
-
   private load<Name extends keyof Parts>(name: Name): Promise<Parts[Name]> {
     check(!this.disposed, "disposed", () => "[pipeline] it was disposed");
     let part = this.resident.get(name) as Promise<Parts[Name]> | undefined;
@@ -72,7 +67,8 @@ export class Residency<Parts extends { [Name in keyof Parts]: { dispose(): void 
     return part;
   }
 
-  private async unload(name: keyof Parts): Promise<void> {
+  /** Frees a model; the next one who asks loads it anew. */
+  async unload(name: keyof Parts): Promise<void> {
     const part = this.resident.get(name);
     this.resident.delete(name);
     await part?.then(
