@@ -4,191 +4,38 @@
  */
 import { Command } from "commander";
 import { parseOfficialTransformer } from "../lib/config/official/transformer.js";
+import { parseOfficialVae } from "../lib/config/official/vae.js";
 import { PhiloxRandom } from "../lib/data/philox.js";
 import { loadWeights } from "../lib/formats/load-weights.js";
 import { readSafetensors, type SafetensorsTensor, writeSafetensors } from "../lib/formats/safetensors.js";
 import { LtxVideoTransformer } from "../lib/models/transformer/index.js";
-import { Initializer, precisionDtypes } from "../lib/nn/index.js";
+import { CausalVideoAutoencoder } from "../lib/models/video-vae/index.js";
+import { checkpointShape, Initializer, type Module, precisionDtypes } from "../lib/nn/index.js";
 import { normal } from "../lib/ops/index.js";
 import { device, narrow, noGrad, scope, Tensor } from "../lib/tensor/index.js";
 import { describeLoad } from "./machine.js";
 import { median } from "./measure.js";
+import { OFFICIAL_2B } from "./official-config.js";
 import { deviceName, positive } from "./options.js";
-
-const TRANSFORMER = {
-  _class_name: "Transformer3DModel",
-  activation_fn: "gelu-approximate",
-  attention_bias: true,
-  attention_head_dim: 64,
-  attention_type: "default",
-  caption_channels: 4096,
-  cross_attention_dim: 2048,
-  double_self_attention: false,
-  dropout: 0,
-  in_channels: 128,
-  norm_elementwise_affine: false,
-  norm_eps: 1e-6,
-  norm_num_groups: 32,
-  num_attention_heads: 32,
-  num_embeds_ada_norm: 1000,
-  num_layers: 28,
-  num_vector_embeds: null,
-  only_cross_attention: false,
-  out_channels: 128,
-  upcast_attention: false,
-  use_linear_projection: false,
-  qk_norm: "rms_norm",
-  standardization_norm: "rms_norm",
-  positional_embedding_type: "rope",
-  positional_embedding_theta: 10000,
-  positional_embedding_max_pos: [20, 2048, 2048],
-  timestep_scale_multiplier: 1000,
-  causal_temporal_positioning: true,
-};
-
-type Block = [
-  kind: string,
-  options: { num_layers?: number; multiplier?: number; residual?: true; inject_noise?: false },
-];
-
-const ENCODER: Block[] = [
-  ["res_x", { num_layers: 4 }],
-  ["compress_space_res", { multiplier: 2 }],
-  ["res_x", { num_layers: 6 }],
-  ["compress_time_res", { multiplier: 2 }],
-  ["res_x", { num_layers: 6 }],
-  ["compress_all_res", { multiplier: 2 }],
-  ["res_x", { num_layers: 2 }],
-  ["compress_all_res", { multiplier: 2 }],
-  ["res_x", { num_layers: 2 }],
-];
-
-/** From the side of the pixels. */
-const DECODER: Block[] = [
-  ["res_x", { num_layers: 5, inject_noise: false }],
-  ["compress_all", { residual: true, multiplier: 2 }],
-  ["res_x", { num_layers: 5, inject_noise: false }],
-  ["compress_all", { residual: true, multiplier: 2 }],
-  ["res_x", { num_layers: 5, inject_noise: false }],
-  ["compress_all", { residual: true, multiplier: 2 }],
-  ["res_x", { num_layers: 5, inject_noise: false }],
-];
-
-/** How many pixels of its input become one, by kind of block. */
-const FACTORS: Record<string, number> = {
-  compress_space_res: 4,
-  compress_time_res: 2,
-  compress_all_res: 8,
-  compress_all: 8,
-};
-
-const VAE = {
-  _class_name: "CausalVideoAutoencoder",
-  dims: 3,
-  in_channels: 3,
-  out_channels: 3,
-  latent_channels: 128,
-  encoder_blocks: ENCODER,
-  decoder_blocks: DECODER,
-  encoder_base_channels: 128,
-  decoder_base_channels: 128,
-  timestep_conditioning: true,
-  scaling_factor: 1,
-  norm_layer: "pixel_norm",
-  patch_size: 4,
-  latent_log_var: "uniform",
-  use_quant_conv: false,
-  causal_decoder: false,
-};
-
-const CONFIG = {
-  transformer: TRANSFORMER,
-  vae: VAE,
-  scheduler: {
-    _class_name: "RectifiedFlowScheduler",
-    num_train_timesteps: 1000,
-    shifting: "SD3",
-    base_resolution: null,
-    target_shift_terminal: 0.1,
-  },
-};
 
 const PREFIX = "model.diffusion_model.";
 
-type Named = [name: string, shape: readonly number[]];
-
-function* linear(name: string, inputs: number, outputs: number): Generator<Named> {
-  yield [`${name}.weight`, [outputs, inputs]];
-  yield [`${name}.bias`, [outputs]];
+/** The models; their parameters are unwritten memory. */
+function models(): Record<string, Module> {
+  const init = new Initializer(device("cpu"), 0, { weights: "bf16", values: false });
+  return {
+    [PREFIX]: new LtxVideoTransformer(parseOfficialTransformer(OFFICIAL_2B.transformer, "bench").options, init),
+    "vae.": new CausalVideoAutoencoder(parseOfficialVae(OFFICIAL_2B.vae, "bench"), init),
+  };
 }
 
-function* conv(name: string, inputs: number, outputs: number): Generator<Named> {
-  yield [`${name}.conv.weight`, [outputs, inputs, 3, 3, 3]];
-  yield [`${name}.conv.bias`, [outputs]];
-}
-
-/** Of a time embedding: 256 sinusoids to a width, and on. */
-function* embedder(name: string, width: number): Generator<Named> {
-  yield* linear(`${name}.timestep_embedder.linear_1`, 256, width);
-  yield* linear(`${name}.timestep_embedder.linear_2`, width, width);
-}
-
-function* transformerShapes(): Generator<Named> {
-  const { num_attention_heads: heads, attention_head_dim, in_channels, out_channels, caption_channels } = TRANSFORMER;
-  const dim = heads * attention_head_dim;
-  yield ["scale_shift_table", [2, dim]];
-  yield* linear("patchify_proj", in_channels, dim);
-  yield* embedder("adaln_single.emb", dim);
-  yield* linear("adaln_single.linear", dim, 6 * dim);
-  yield* linear("caption_projection.linear_1", caption_channels, dim);
-  yield* linear("caption_projection.linear_2", dim, dim);
-  for (let i = 0; i < TRANSFORMER.num_layers; i++) {
-    const block = `transformer_blocks.${i}`;
-    yield [`${block}.scale_shift_table`, [6, dim]];
-    for (const attention of ["attn1", "attn2"]) {
-      for (const norm of ["q_norm", "k_norm"]) yield [`${block}.${attention}.${norm}.weight`, [dim]];
-      for (const part of ["to_q", "to_k", "to_v", "to_out.0"]) yield* linear(`${block}.${attention}.${part}`, dim, dim);
-    }
-    yield* linear(`${block}.ff.net.0.proj`, dim, 4 * dim);
-    yield* linear(`${block}.ff.net.2`, 4 * dim, dim);
-  }
-  yield* linear("proj_out", dim, out_channels);
-}
-
-function* vaeShapes(): Generator<Named> {
-  const { latent_channels: latents, patch_size: patch } = VAE;
-  const pixels = 3 * patch ** 2;
-  let width = VAE.encoder_base_channels;
-  yield* conv("encoder.conv_in", pixels, width);
-  for (const [i, [kind, { num_layers = 0, multiplier = 1 }]] of ENCODER.entries()) {
-    const block = `encoder.down_blocks.${i}`;
-    for (let j = 0; j < num_layers; j++) {
-      for (const part of ["conv1", "conv2"]) yield* conv(`${block}.res_blocks.${j}.${part}`, width, width);
-    }
-    if (kind === "res_x") continue;
-    yield* conv(`${block}.conv`, width, (width * multiplier) / FACTORS[kind]);
-    width *= multiplier;
-  }
-  yield* conv("encoder.conv_out", width, latents + 1);
-
-  width = DECODER.reduce((sum, [, { multiplier = 1 }]) => sum * multiplier, VAE.decoder_base_channels);
-  yield* conv("decoder.conv_in", latents, width);
-  for (const [i, [kind, { num_layers = 0, multiplier = 1 }]] of [...DECODER].reverse().entries()) {
-    const block = `decoder.up_blocks.${i}`;
-    if (kind === "res_x") yield* embedder(`${block}.time_embedder`, 4 * width);
-    for (let j = 0; j < num_layers; j++) {
-      yield [`${block}.res_blocks.${j}.scale_shift_table`, [4, width]];
-      for (const part of ["conv1", "conv2"]) yield* conv(`${block}.res_blocks.${j}.${part}`, width, width);
-    }
-    if (kind === "res_x") continue;
-    yield* conv(`${block}.conv`, width, (FACTORS[kind] * width) / multiplier);
-    width /= multiplier;
-  }
-  yield* conv("decoder.conv_out", width, pixels);
-  yield ["decoder.timestep_scale_multiplier", []];
-  yield* embedder("decoder.last_time_embedder", 2 * width);
-  yield ["decoder.last_scale_shift_table", [2, width]];
-  for (const name of ["std-of-means", "mean-of-means"]) yield [`per_channel_statistics.${name}`, [latents]];
+/** The name and shape of every tensor in the file. */
+function namedShapes(): (readonly [name: string, shape: readonly number[]])[] {
+  return Object.entries(models()).flatMap(([prefix, model]) => {
+    const found = [...model.namedState(prefix)].map(([name, item]) => [name, checkpointShape(item)] as const);
+    model.dispose();
+    return found;
+  });
 }
 
 /** Random values are drawn once for each power of two and serve all tensors, each from another place on. */
@@ -221,11 +68,7 @@ function values(name: string, shape: readonly number[], seed: number): Uint8Arra
 }
 
 async function write(path: string): Promise<void> {
-  const named = [
-    ...[...transformerShapes()].map(([name, shape]): Named => [PREFIX + name, shape]),
-    ...[...vaeShapes()].map(([name, shape]): Named => [`vae.${name}`, shape]),
-  ];
-  const tensors = named.map(
+  const tensors = namedShapes().map(
     ([name, shape], i): SafetensorsTensor => ({
       name,
       dtype: "BF16",
@@ -233,7 +76,7 @@ async function write(path: string): Promise<void> {
       data: async () => values(name, shape, i),
     }),
   );
-  await writeSafetensors(path, tensors, { config: JSON.stringify(CONFIG) });
+  await writeSafetensors(path, tensors, { config: JSON.stringify(OFFICIAL_2B) });
 }
 
 interface StepOptions {

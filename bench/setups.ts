@@ -1,10 +1,12 @@
 /** The models that bench/run.ts measures, and at which sizes. */
 import { join } from "node:path";
 import { type FlowRunConfig, loadConfig, type VaeRunConfig, vaeFactors } from "../lib/config/index.js";
-import type { TransformerOptions } from "../lib/models/transformer/index.js";
+import { parseOfficialTransformer } from "../lib/config/official/transformer.js";
+import { parseOfficialVae } from "../lib/config/official/vae.js";
 import { decoderConfig, encoderConfig } from "../lib/models/video-vae/coders.js";
 import type { DecoderConfig } from "../lib/models/video-vae/decoder.js";
 import { packageRoot } from "../lib/native.js";
+import { OFFICIAL_2B } from "./official-config.js";
 import type { BenchDtype, DecodeSetup, EncodeSetup, FlowSetup, SampleSetup, Setup, VaeSetup } from "./protocol.js";
 
 export type SuiteName = "cpu" | "gpu" | "tiny";
@@ -46,43 +48,16 @@ const WORDS = 5;
 /** Of a clip's way from noise to data. */
 const SAMPLE_STEPS = 30;
 
-/** The transformer of LTX-Video 2B: 28 layers, 32 heads of 64 channels. */
-const LTX_2B: TransformerOptions = {
-  input_channels: 128,
-  out_channels: 128,
-  num_layers: 28,
-  num_attention_heads: 32,
-  attention_head_dim: 64,
-  cross_attention_dim: 2048,
-  caption_channels: 4096,
-  attention_bias: true,
-  norm_elementwise_affine: false,
-  norm_eps: 1e-6,
-  qk_norm: "rms_norm",
-  standardization_norm: "rms_norm",
-  adaptive_norm: "single_scale_shift",
-  positional_embedding_type: "rope",
-  positional_embedding_theta: 10000,
-  positional_embedding_max_pos: [20, 2048, 2048],
-  project_to_2d_pos: true,
-  timestep_scale_multiplier: 1000,
-};
+/** The transformer of LTX-Video 2B, and the decoder of the VAE that LTX-Video has since 0.9.5. */
+const LTX_2B = parseOfficialTransformer(OFFICIAL_2B.transformer, "bench").options;
+const OFFICIAL_DECODER = decoderConfig(parseOfficialVae(OFFICIAL_2B.vae, "bench"));
 
-const res = (layers: number) => ["res_x", layers] as const;
-const up = ["compress_all", { residual: true, multiplier: 2 }] as const;
-
-/** The decoder of the VAE that LTX-Video has since 0.9.5. */
-const OFFICIAL_DECODER: DecoderConfig = {
-  in_channels: 128,
-  out_channels: 3,
-  blocks: [res(5), up, res(5), up, res(5), up, res(5)],
-  base_channels: 128,
-  norm_num_groups: 32,
-  patch_size: 4,
-  norm_layer: "pixel_norm",
-  causal: false,
-  timestep_conditioning: true,
-};
+/** Blocks of a tiny decoder. */
+const TINY_BLOCKS: DecoderConfig["blocks"] = [
+  ["res_x", 1],
+  ["compress_all", { residual: true, multiplier: 2 }],
+  ["res_x", 1],
+];
 
 /** 121 x 512 x 768 pixels: 6,144 tokens. */
 const LATENT = [16, 16, 24, 128];
@@ -132,7 +107,7 @@ function ltxForward(tiny: boolean): Unsized<FlowSetup> {
 
 function officialDecode(tiny: boolean): Unsized<DecodeSetup> {
   const decoder = tiny
-    ? { ...OFFICIAL_DECODER, in_channels: 16, base_channels: 8, blocks: [res(1), up, res(1)] }
+    ? { ...OFFICIAL_DECODER, in_channels: 16, base_channels: 8, blocks: TINY_BLOCKS }
     : OFFICIAL_DECODER;
   return { name: "vae-decode", config: { decoder, shape: tiny ? [2, 2, 3, 16] : LATENT } };
 }

@@ -1,6 +1,7 @@
 export { BatchNorm, CausalConv3d, Conv2d, Conv3d, LayerNorm, Linear, TimestepEmbedding } from "./layers.js";
 export {
   Counter,
+  checkpointShape,
   checkState,
   fromCheckpoint,
   Initializer,

@@ -214,7 +214,8 @@ function modulesIn(value: unknown): Module[] {
   return Array.isArray(value) ? value.flatMap(modulesIn) : [];
 }
 
-function checkpointShape(item: StateEntry): Shape {
+/** The shape under which checkpoints store an entry. */
+export function checkpointShape(item: StateEntry): Shape {
   if (item instanceof Counter) return [];
   return item instanceof Parameter ? item.checkpointShape : item.shape;
 }
