@@ -1,7 +1,8 @@
 /** Weights as the Hugging Face hub stores them: one file, or several with an index that says which holds what. */
-import { readFile, stat } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { check, LtxError } from "../errors.js";
+import { isFile } from "./paths.js";
 import { openTensorFile, type TensorFile } from "./tensor-file.js";
 
 /** Names of a transformers model's single file, in the order of preference; an index has `.index.json` behind it. */
@@ -88,9 +89,3 @@ async function readIndex(path: string): Promise<Record<string, string>> {
   });
   return map as Record<string, string>;
 }
-
-const isFile = (path: string): Promise<boolean> =>
-  stat(path).then(
-    (info) => info.isFile(),
-    () => false,
-  );

@@ -239,8 +239,10 @@ export function checkState(
       if (!(item instanceof Counter) && !optional(key)) problems.push(`${key} is missing (expected [${expected}])`);
     } else if (entry.shape.join() !== expected.join())
       problems.push(`${key} has shape [${entry.shape}], expected [${expected}]`);
-    else if (entry.data && entry.data.length !== size)
-      problems.push(`${key} holds ${entry.data.length} values for shape [${expected}]`);
+    else {
+      const length = entry.data?.length ?? size; // read once: data may be made when it is read
+      if (length !== size) problems.push(`${key} holds ${length} values for shape [${expected}]`);
+    }
   }
   for (const key of found.keys()) if (!mine.has(key)) problems.push(`${key} is not part of this model`);
   if (problems.length > 0) {

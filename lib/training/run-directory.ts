@@ -2,12 +2,13 @@
  * A run's folder: `run.json` (what runs here), `events.jsonl` (what happened), `checkpoints/`, pictures. One run owns it:
  * another one needs `force`, the same one `resume`.
  */
-import { access, appendFile, mkdir, readdir, readFile, rm, truncate } from "node:fs/promises";
+import { appendFile, mkdir, readdir, readFile, rm, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import type { RunConfig } from "../config/index.js";
 import { LtxError } from "../errors.js";
 import { listCheckpoints, verifyCheckpoint } from "../formats/checkpoint.js";
 import { save } from "../formats/images.js";
+import { exists } from "../formats/paths.js";
 import type { TrainEvent } from "./events.js";
 
 export interface RunManifest {
@@ -70,7 +71,7 @@ export class RunDirectory {
 
   /** Whether a run lives there. */
   static async exists(path: string): Promise<boolean> {
-    return isThere(join(path, "run.json"));
+    return exists(join(path, "run.json"));
   }
 
   /**
@@ -116,7 +117,7 @@ export class RunDirectory {
   }
 
   has(name: string): Promise<boolean> {
-    return isThere(this.file(name));
+    return exists(this.file(name));
   }
 
   /**
@@ -163,9 +164,3 @@ export class RunDirectory {
     return [...byStep.values()].sort((a, b) => a.step - b.step);
   }
 }
-
-const isThere = (path: string): Promise<boolean> =>
-  access(path).then(
-    () => true,
-    () => false,
-  );

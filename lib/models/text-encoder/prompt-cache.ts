@@ -1,6 +1,6 @@
 /** The features of prompts by a frozen text encoder: each is computed once, then looked up. */
-import { access } from "node:fs/promises";
 import { LtxError } from "../../errors.js";
+import { exists } from "../../formats/paths.js";
 import { readSafetensors, writeSafetensors } from "../../formats/safetensors.js";
 
 export interface PromptCacheOptions {
@@ -121,9 +121,3 @@ export class PromptCache {
     return this.writing;
   }
 }
-
-const exists = (path: string): Promise<boolean> =>
-  access(path).then(
-    () => true,
-    () => false,
-  );

@@ -1,10 +1,11 @@
 /** T5 models as folders of the Hugging Face hub: where they are found, and how their parts are read. */
 import { createHash } from "node:crypto";
-import { readdir, readFile, stat } from "node:fs/promises";
-import { homedir } from "node:os";
+import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { check, LtxError } from "../../errors.js";
+import { hubFolder, hubSnapshots } from "../../formats/hub-cache.js";
 import { loadWeights } from "../../formats/load-weights.js";
+import { isFolder } from "../../formats/paths.js";
 import { openShards } from "../../formats/sharded.js";
 import type { TensorFile } from "../../formats/tensor-file.js";
 import { Initializer } from "../../nn/index.js";
@@ -31,7 +32,8 @@ export async function findT5Folder(
   if (path === undefined || fallback) {
     const own = env.LTX_TEXT_ENCODERS;
     if (own) places.push(join(own, version), join(own, basename(version)));
-    places.push(...(await hubSnapshots(version, env)));
+    const found = await hubSnapshots(version, env);
+    places.push(...(found.length > 0 ? found : [hubFolder(version, env)]));
   }
   for (const place of places) if (await isFolder(place)) return place;
   const where = path === undefined ? "put" : "correct the path, or put";
@@ -41,16 +43,6 @@ export async function findT5Folder(
       `${WANTED_FILES} into a folder and name it by --text-encoder or params.path, or put it as ${version} into the ` +
       "folder that LTX_TEXT_ENCODERS names",
   );
-}
-
-/** Where the Hugging Face cache keeps a model: the revision of its main branch first. */
-async function hubSnapshots(version: string, env: NodeJS.ProcessEnv): Promise<string[]> {
-  const home = env.HF_HOME ?? join(env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "huggingface");
-  const model = join(env.HF_HUB_CACHE ?? join(home, "hub"), `models--${version.replaceAll("/", "--")}`);
-  const main = await readFile(join(model, "refs", "main"), "utf8").catch(() => "");
-  const names = (await readdir(join(model, "snapshots")).catch(() => [])).sort();
-  const ordered = [...new Set([main.trim(), ...names])].filter((name) => name !== "");
-  return ordered.length > 0 ? ordered.map((name) => join(model, "snapshots", name)) : [join(model, "snapshots")];
 }
 
 /** A T5's folder, its weights still on disk. */
@@ -204,9 +196,3 @@ async function fingerprint(config: T5EncoderConfig, file: TensorFile): Promise<s
   }
   return hash.digest("hex");
 }
-
-const isFolder = (path: string): Promise<boolean> =>
-  stat(path).then(
-    (info) => info.isDirectory(),
-    () => false,
-  );

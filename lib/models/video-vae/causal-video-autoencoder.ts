@@ -10,7 +10,7 @@ import { Encoder } from "./encoder.js";
 import { LatentNorm, PerChannelStatistics } from "./latent-statistics.js";
 import { NoisePlanes } from "./noise.js";
 import { posteriorMean } from "./posterior.js";
-import { planDecode, type TilePlan } from "./tile-plan.js";
+import { DECODE_BUDGET, planDecode, type TilePlan } from "./tile-plan.js";
 import { decodeTiled } from "./tiling.js";
 
 export interface CausalVideoAutoencoderOptions {
@@ -31,9 +31,6 @@ export interface LatentDecodeOptions {
    */
   tiling?: "auto" | "off" | TilePlan;
 }
-
-/** How much of the free memory a decoding may plan with: the rest is for what plans don't count. */
-const BUDGET = 0.85;
 
 /**
  * The VAE of the official releases (reference CausalVideoAutoencoder with its vae_encode and vae_decode). Videos are
@@ -178,7 +175,7 @@ export class CausalVideoAutoencoder extends Module {
    * How latents of a shape (B,f,h,w,C) are decoded within `budget` bytes, by default most of what the device has free.
    * @throws {LtxError} `out_of_memory` when that is too little even in tiles
    */
-  planDecode(shape: readonly number[], budget = BUDGET * this.device.available()): TilePlan {
+  planDecode(shape: readonly number[], budget = DECODE_BUDGET * this.device.available()): TilePlan {
     return planDecode(this.decoder.config, shape, budget, this.dtype === "f32" ? 4 : 2);
   }
 }

@@ -10,6 +10,9 @@ import { type DecoderConfig, divisor } from "./decoder.js";
 import { layersOf, STRIDES } from "./encoder.js";
 import type { Range } from "./noise.js";
 
+/** How much of the free memory a decoding may plan with: the rest is for what plans don't count. */
+export const DECODE_BUDGET = 0.85;
+
 export interface TilePlan {
   /** The blocks before this one run on the whole video. */
   from: number;

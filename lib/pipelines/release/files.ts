@@ -1,10 +1,11 @@
 /** Where the files of an official release lie. Nothing is downloaded. */
-import { readdir, readFile, stat } from "node:fs/promises";
-import { homedir } from "node:os";
+import { readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import type { PipelineConfig } from "../../config/index.js";
 import { closest } from "../../config/suggest.js";
 import { LtxError } from "../../errors.js";
+import { hubSnapshots } from "../../formats/hub-cache.js";
+import { exists } from "../../formats/paths.js";
 import { findT5Folder } from "../../models/text-encoder/t5-folder.js";
 
 /** The settings of the releases that come with this package. */
@@ -15,19 +16,13 @@ const HUB = "Lightricks/LTX-Video";
 /** The release that a command takes when it is not told one: the smallest of the newest ones. */
 export const DEFAULT_RELEASE = "ltxv-2b-0.9.8-distilled";
 
-const isThere = (path: string): Promise<boolean> =>
-  stat(path).then(
-    () => true,
-    () => false,
-  );
-
 /**
  * The YAML file of a release: a path, or the name of one that this package has (its folder, as in the official
  * repository's `configs/…`, and its extension don't count).
  * @throws LtxError `config`, naming those that there are
  */
 export async function findReleaseConfig(name: string): Promise<string> {
-  if (await isThere(name)) return name;
+  if (await exists(name)) return name;
   const shipped = (await readdir(SHIPPED)).sort().map((file) => basename(file, ".yaml"));
   const wanted = basename(name).replace(/\.ya?ml$/, "");
   if (shipped.includes(wanted)) return join(SHIPPED, `${wanted}.yaml`);
@@ -66,8 +61,8 @@ export async function findReleaseFiles(
 
 async function findModel(name: string, key: string, beside: string, env: NodeJS.ProcessEnv): Promise<string> {
   const places = [name, join(beside, name), ...(env.LTX_MODELS ? [join(env.LTX_MODELS, name)] : [])];
-  for (const snapshot of await hubSnapshots(env)) places.push(join(snapshot, name));
-  for (const place of places) if (await isThere(place)) return place;
+  for (const snapshot of await hubSnapshots(HUB, env)) places.push(join(snapshot, name));
+  for (const place of places) if (await exists(place)) return place;
   throw new LtxError(
     "unavailable",
     `[release] ${key} ${name} was not found (looked for ${[...new Set(places)].join(", ")}). Nothing is downloaded: get ` +
@@ -79,16 +74,6 @@ async function findModel(name: string, key: string, beside: string, env: NodeJS.
 async function findTextEncoder(name: string, beside: string, env: NodeJS.ProcessEnv): Promise<string> {
   const own = env.LTX_MODELS;
   const places = [name, join(beside, name), ...(own ? [join(own, name), join(own, basename(name))] : [])];
-  for (const place of places) if (await isThere(place)) return place;
+  for (const place of places) if (await exists(place)) return place;
   return findT5Folder({ version: name }, { env });
-}
-
-/** The snapshots of the official repository in the Hugging Face cache: that of its main branch first. */
-async function hubSnapshots(env: NodeJS.ProcessEnv): Promise<string[]> {
-  const home = env.HF_HOME ?? join(env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "huggingface");
-  const model = join(env.HF_HUB_CACHE ?? join(home, "hub"), `models--${HUB.replaceAll("/", "--")}`);
-  const main = await readFile(join(model, "refs", "main"), "utf8").catch(() => "");
-  const names = (await readdir(join(model, "snapshots")).catch(() => [])).sort();
-  const ordered = [...new Set([main.trim(), ...names])].filter((name) => name !== "");
-  return ordered.map((name) => join(model, "snapshots", name));
 }

@@ -1,5 +1,5 @@
 /** A video file from a prompt, by an official release: what the official command does. */
-import { mkdir, stat } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { loadPipelineConfig } from "../../config/deferred.js";
 import type { PassConfig, PipelineConfig } from "../../config/index.js";
@@ -7,6 +7,7 @@ import { LtxError } from "../../errors.js";
 import { commentJson } from "../../formats/comment.js";
 import { save } from "../../formats/images.js";
 import { promptWords } from "../../formats/media/sizes.js";
+import { exists } from "../../formats/paths.js";
 import { device as openDevice } from "../../tensor/index.js";
 import { version } from "../../version.js";
 import type { DenoisingStep } from "../official/denoise.js";
@@ -183,12 +184,6 @@ function settingsOf(
   };
 }
 
-const isThere = (path: string): Promise<boolean> =>
-  stat(path).then(
-    () => true,
-    () => false,
-  );
-
 /** The folder for the result, which is made: before the work, as it may be impossible. */
 async function outputFolder({ outputPath }: CheckedRequest): Promise<string> {
   const folder = outputPath ?? join("outputs", new Date().toISOString().slice(0, 10));
@@ -205,6 +200,6 @@ async function freeName(folder: string, request: CheckedRequest): Promise<string
   const name = `${kind}_output_0_${promptWords(prompt)}_${seed}_${height}x${width}x${numFrames}`;
   for (let i = 0; ; i++) {
     const path = join(folder, `${name}_${i}`);
-    if (!(await isThere(path + type)) && !(await isThere(`${path}.json`))) return path + type;
+    if (!(await exists(path + type)) && !(await exists(`${path}.json`))) return path + type;
   }
 }

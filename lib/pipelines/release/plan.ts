@@ -12,7 +12,7 @@ import { openOfficial } from "../../formats/official/open.js";
 import type { TensorFile } from "../../formats/tensor-file.js";
 import type { T5EncoderConfig } from "../../models/text-encoder/index.js";
 import { decoderConfig } from "../../models/video-vae/coders.js";
-import { planDecode, type TilePlan } from "../../models/video-vae/tile-plan.js";
+import { DECODE_BUDGET, planDecode, type TilePlan } from "../../models/video-vae/tile-plan.js";
 import { precisionDtypes } from "../../nn/precision.js";
 import { type Device, device as openDevice } from "../../tensor/index.js";
 import { findReleaseConfig, findReleaseFiles, type ReleaseFiles } from "./files.js";
@@ -60,8 +60,6 @@ const TOKEN_VALUES = 20;
 /** For what goes in and out, and is narrow. */
 const MARGIN = 1.05;
 const RUNTIME_BYTES = 250 * 2 ** 20;
-/** The part of free memory that decoding may plan with, as the VAE itself does. */
-const BUDGET = 0.85;
 const T5_TOKENS = 256;
 /** Of a colour of a pixel: as a float, as a byte, and cut out; after two passes also scaled and joined, as floats. */
 const PIXEL_BYTES = 4 + 1 + 1;
@@ -122,7 +120,7 @@ export async function planRelease(
   const resident = (own: number) => (offload ? own + always : all);
 
   let decoding: TilePlan | null = null;
-  const room = BUDGET * (available - resident(weights.VAE));
+  const room = DECODE_BUDGET * (available - resident(weights.VAE));
   const shape = [1, ...last.grid, models.vae.config.latent_channels];
   try {
     decoding = planDecode(decoderConfig(models.vae.config), shape, room, bytes.value);
