@@ -3,6 +3,7 @@
  * weights are 22-bit fixed point, rows are resampled first, and between the passes pixels are bytes again.
  */
 import type { Picture } from "../images.js";
+import { Turns } from "../turns.js";
 
 /** Bits after the point of a weight: 8 are left for the pixel and 2 for sums outside of its range. */
 const PRECISION = 22;
@@ -37,7 +38,11 @@ function weights(from: number, to: number): { first: number; weights: Int32Array
  * Resamples the middle one of three axes: `data` is (outer, from, inner), the result (outer, to, inner). With width
  * in the middle `inner` are the channels, with height a whole row.
  */
-function resample(data: Uint8Array, outer: number, from: number, inner: number, to: number): Uint8Array {
+async function resample(
+  data: Uint8Array,
+  [outer, from, inner, to]: readonly [outer: number, from: number, inner: number, to: number],
+  turns: Turns,
+): Promise<Uint8Array> {
   const table = weights(from, to);
   const result = new Uint8Array(outer * to * inner);
   for (let o = 0; o < outer; o++) {
@@ -47,19 +52,30 @@ function resample(data: Uint8Array, outer: number, from: number, inner: number, 
       const target = (o * to + at) * inner;
       for (let c = 0; c < inner; c++) {
         let sum = 1 << (PRECISION - 1);
-        for (let k = 0; k < weights.length; k++) sum += data[source + k * inner + c] * weights[k];
+        for (let k = 0, i = source + c; k < weights.length; k++, i += inner) sum += data[i] * weights[k];
         result[target + c] = Math.min(255, Math.max(0, sum >> PRECISION));
       }
+      // Where rows are resampled one is short: looking at the clock at each pixel would take longer than the pixel.
+      if (inner > MAX_CHANNELS && turns.due) await turns.next();
     }
+    if (turns.due) await turns.next();
   }
   return result;
 }
 
+/** More values in a line than this are a row's, not a pixel's. */
+const MAX_CHANNELS = 4;
+
 /** `picture` at another size. */
-export function resizeBicubic(picture: Picture, height: number, width: number): Picture {
+export async function resizeBicubic(
+  picture: Picture,
+  height: number,
+  width: number,
+  turns = new Turns("[media] scaling a picture"),
+): Promise<Picture> {
   const { channels } = picture;
   let { data } = picture;
-  if (width !== picture.width) data = resample(data, picture.height, picture.width, channels, width);
-  if (height !== picture.height) data = resample(data, 1, picture.height, width * channels, height);
+  if (width !== picture.width) data = await resample(data, [picture.height, picture.width, channels, width], turns);
+  if (height !== picture.height) data = await resample(data, [1, picture.height, width * channels, height], turns);
   return { data, height, width, channels };
 }

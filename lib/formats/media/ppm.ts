@@ -2,6 +2,9 @@
 import { check } from "../../errors.js";
 import type { Animation } from "../images.js";
 
+/** What makes ffmpeg write it, whatever it reads. */
+export const PPM = ["-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm"];
+
 const HEADER = /^P6\s+(\d+)\s+(\d+)\s+255\s/;
 /** Longer than any header that ffmpeg writes. */
 const HEADER_BYTES = 64;

@@ -36,11 +36,8 @@ export async function handOut(
       const row = noGrad(() => sliceFirst(rows, i, 1));
       const data = await (row.read() as Promise<Float32Array>).finally(() => row.dispose());
       for (let k = 0; k < data.length; k++) data[k] = Math.min(1, Math.max(0, data[k] * 0.5 + 0.5));
-      const frame = resizeBilinear(
-        { data, frames: 1, height: ownHeight, width: ownWidth, channels },
-        height,
-        width,
-      ).data;
+      const own = { data, frames: 1, height: ownHeight, width: ownWidth, channels };
+      const { data: frame } = await resizeBilinear(own, height, width);
       if (asBytes) for (let k = 0; k < size; k++) all[i * size + k] = Math.round(frame[k] * 255);
       else all.set(frame, i * size);
     }

@@ -123,7 +123,7 @@ export class LtxVideoPipeline {
     const { facts, device, models } = this;
     const { noise, signal } = options;
     const begin = async (vae: CausalVideoAutoencoder | null) => {
-      const state = startState(request, facts, vae, noise, device);
+      const state = await startState(request, facts, vae, noise, device, signal);
       // The models that made it may go.
       await device.synchronize();
       return state;

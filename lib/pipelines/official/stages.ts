@@ -3,6 +3,7 @@ import { toneMapLatents } from "../../diffusion/adain.js";
 import { joinSamples } from "../../diffusion/guidance.js";
 import { type ConditionedState, Conditioning, usesNegative, videoLatents } from "../../diffusion/official/index.js";
 import { type PixelClip, resizeBilinear } from "../../formats/media/clip.js";
+import { Turns } from "../../formats/turns.js";
 import type { TextEmbedding, TextEncoder } from "../../models/text-encoder/index.js";
 import { type LtxVideoTransformer, latentCoordinates, type Positions } from "../../models/transformer/index.js";
 import type { CausalVideoAutoencoder } from "../../models/video-vae/index.js";
@@ -65,16 +66,22 @@ export const needsEncoder = ({ mediaItems, conditioningItems }: Request): boolea
  * conditioning item its posterior and, where it becomes tokens of its own, their noise.
  * @param vae may be null where {@link needsEncoder} says so
  */
-export function startState(
+export async function startState(
   request: Request,
   facts: ModelFacts,
   vae: CausalVideoAutoencoder | null,
   noise: NoiseSource,
   device: Device,
-): ConditionedState {
-  const { batch, grid, timesteps, mediaItems, conditioningItems } = request;
-  const encode = (clips: PixelClip | readonly PixelClip[]): Tensor => {
-    const video = toVideo(clips, request, device);
+  signal?: AbortSignal,
+): Promise<ConditionedState> {
+  const { batch, grid, timesteps } = request;
+  const mediaItems = request.mediaItems && (await fitted(request.mediaItems, request, signal));
+  const conditioningItems: { item: Request["conditioningItems"][number]; clips: readonly PixelClip[] }[] = [];
+  for (const item of request.conditioningItems) {
+    conditioningItems.push({ item, clips: await fitted(item.mediaItem, request, signal) });
+  }
+  const encode = (clips: readonly PixelClip[]): Tensor => {
+    const video = toVideo(clips, device);
     const [samples, frames] = video.shape;
     const shape = [samples, (frames - 1) / facts.temporalFactor + 1, grid[1], grid[2], facts.latentChannels];
     return (vae as CausalVideoAutoencoder).encode(video, noise.draw("posterior", shape));
@@ -89,8 +96,9 @@ export function startState(
       ? axpby(time, reshape(drawn, shape), 1 - time, everySample(given, batch))
       : affine(reshape(drawn, shape), 1);
     const conditioning = new Conditioning(start, facts.temporalFactor);
-    for (const { mediaItem, mediaFrameNumber: frameNumber, conditioningStrength: strength } of conditioningItems) {
-      conditioning.add({ latents: encode(mediaItem), frameNumber, strength }, (size) => noise.draw("cond_item", size));
+    for (const { item, clips } of conditioningItems) {
+      const { mediaFrameNumber: frameNumber, conditioningStrength: strength } = item;
+      conditioning.add({ latents: encode(clips), frameNumber, strength }, (size) => noise.draw("cond_item", size));
     }
     return conditioning.finish();
   });
@@ -99,11 +107,22 @@ export function startState(
 const everySample = (x: Tensor, batch: number): Tensor =>
   x.shape[0] === batch ? x : joinSamples(Array<Tensor>(batch).fill(x));
 
-/** Clips as one video (n, F, H, W, 3) of the request's size. */
-function toVideo(clips: PixelClip | readonly PixelClip[], { height, width }: Request, device: Device): Tensor {
+/** Clips of the request's size. */
+async function fitted(
+  clips: PixelClip | readonly PixelClip[],
+  { height, width }: Request,
+  signal?: AbortSignal,
+): Promise<readonly PixelClip[]> {
+  const turns = new Turns("[generate] scaling the given frames", signal);
   const list: readonly PixelClip[] = Array.isArray(clips) ? clips : [clips as PixelClip];
-  const videos = list.map((clip) => {
-    const { data, frames, channels } = resizeBilinear(clip, height, width);
+  const result: PixelClip[] = [];
+  for (const clip of list) result.push(await resizeBilinear(clip, height, width, turns));
+  return result;
+}
+
+/** Clips of one size as one video (n, F, H, W, 3). */
+function toVideo(clips: readonly PixelClip[], device: Device): Tensor {
+  const videos = clips.map(({ data, frames, height, width, channels }) => {
     return Tensor.from(data, [1, frames, height, width, channels], { device });
   });
   return videos.length === 1 ? videos[0] : joinSamples(videos);

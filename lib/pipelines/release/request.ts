@@ -148,7 +148,7 @@ export async function readRequestMedia(request: CheckedRequest, signal?: AbortSi
     );
   }
   const size = { height: request.height, width: request.width, padding: padded.padding };
-  const options = { crf: compressed ? undefined : 0, signal };
+  const options = { crf: compressed ? undefined : 0, signal, onNotice: (notice: string) => notices.push(notice) };
   const conditioning: ConditioningMedia[] = [];
   for (const [i, path] of paths.entries()) {
     const startFrame = request.conditioningStartFrames?.[i] ?? 0;

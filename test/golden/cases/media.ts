@@ -1,6 +1,7 @@
 import { deepStrictEqual } from "node:assert";
-import { blur, type PixelClip, resizeAndCrop, resizeBilinear } from "../../../lib/formats/media/clip.js";
-import { fitFrames, toUnit } from "../../../lib/formats/media/prepare.js";
+import { resizeBicubic } from "../../../lib/formats/media/bicubic.js";
+import { blur } from "../../../lib/formats/media/blur.js";
+import { crop, type PixelClip, resizeAndCrop, resizeBilinear } from "../../../lib/formats/media/clip.js";
 import { centerBox, conditioningFrames, paddedSize, promptWords } from "../../../lib/formats/media/sizes.js";
 import type { Fixture, GoldenCase } from "../support/fixture.js";
 
@@ -64,8 +65,8 @@ export const mediaLoad: GoldenCase = async (fixture) => {
       const name = `input/video_${video}`;
       const clip = clipOf(fixture, name);
       const [batch] = fixture.shape(name);
-      result.set(`output/resize_${video}`, channelsFirst(resizeBilinear(clip, height, width), batch));
-      result.set(`output/resize_and_crop_${video}`, channelsFirst(resizeAndCrop(clip, height, width), batch));
+      result.set(`output/resize_${video}`, channelsFirst(await resizeBilinear(clip, height, width), batch));
+      result.set(`output/resize_and_crop_${video}`, channelsFirst(await resizeAndCrop(clip, height, width), batch));
       continue;
     }
     const { index, height, width, target_height, target_width, just_crop: onlyCrop, crop_box } = spec;
@@ -73,10 +74,11 @@ export const mediaLoad: GoldenCase = async (fixture) => {
     const box = centerBox({ height, width }, target);
     deepStrictEqual([box.left, box.top, box.left + box.width, box.top + box.height], crop_box);
     const data = Uint8Array.from(fixture.data(`input/image_${index}`));
-    const fitted = fitFrames({ data, frames: 1, height, width, channels: 3 }, { ...target, onlyCrop });
-    const bytes = { ...fitted, data: Float32Array.from(fitted.data) };
-    result.set(`output/resized_${index}`, channelsFirst(bytes, 1));
-    result.set(`output/blurred_${index}`, channelsFirst(blur(toUnit(fitted)), 1));
+    const cut = crop({ data, frames: 1, height, width, channels: 3 }, box);
+    const fitted = onlyCrop ? cut : await resizeBicubic(cut, target_height, target_width);
+    const clip = { ...fitted, frames: 1 };
+    result.set(`output/resized_${index}`, channelsFirst({ ...clip, data: Float32Array.from(fitted.data) }, 1));
+    result.set(`output/blurred_${index}`, channelsFirst({ ...clip, data: await blur(fitted) }, 1));
   }
   return result;
 };

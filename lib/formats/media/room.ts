@@ -1,0 +1,37 @@
+/** Memory for frames, asked for before they are read. */
+import { freemem } from "node:os";
+import { LtxError } from "../../errors.js";
+
+interface Kind<Data> {
+  new (length: number): Data;
+  readonly BYTES_PER_ELEMENT: number;
+}
+
+/**
+ * An array of so many zeros.
+ * @param what names its content: `the 900 frames of a.mp4`
+ * @param remedy what would make it smaller
+ * @throws LtxError `out_of_memory` where the memory that is left can't hold it
+ */
+export function room<Data extends Uint8Array | Float32Array>(
+  kind: Kind<Data>,
+  length: number,
+  what: string,
+  remedy: string,
+): Data {
+  const bytes = length * kind.BYTES_PER_ELEMENT;
+  const refuse = (limit: string, cause?: unknown) => {
+    const message = `[media] ${what} would take ${gib(bytes)} of memory, ${limit}: ${remedy}`;
+    return new LtxError("out_of_memory", message, { cause });
+  };
+  // Linux hands out more than there is, and ends the process when it is used.
+  const left = process.availableMemory?.() ?? freemem();
+  if (!(bytes <= left)) throw refuse(`${gib(left)} are left`);
+  try {
+    return new kind(length);
+  } catch (cause) {
+    throw refuse("more than one array can hold", cause);
+  }
+}
+
+const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
