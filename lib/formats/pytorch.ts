@@ -4,15 +4,24 @@
  */
 import { check, LtxError } from "../errors.js";
 import { PickleTruncated, unpickle } from "./pickle.js";
-import { elementBytes, PytorchPickle, type PytorchStorage, type PytorchTensor } from "./pytorch-pickle.js";
+import {
+  elementBytes,
+  PytorchPickle,
+  type PytorchStorage,
+  type PytorchTensor,
+  storageBytes,
+} from "./pytorch-pickle.js";
 import { openRandomAccess, type RandomAccess } from "./random-access.js";
 import { openZip, type ZipArchive, type ZipEntry } from "./zip.js";
 
-export { PytorchTensor, stateDictOf } from "./pytorch-pickle.js";
+export { PytorchTensor } from "./pytorch-pickle.js";
 
 /** An open `.pt` file. */
 export interface PytorchFile {
-  /** What was saved: dicts as Map, lists and tuples as arrays, tensors as {@link PytorchTensor}. */
+  /**
+   * What was saved: dicts as Map, lists and tuples as arrays, tensors as {@link PytorchTensor}; what else may stand
+   * beside them as `Opaque`.
+   */
   readonly root: unknown;
   /**
    * The elements of a tensor of this file, little-endian and row-major, in a buffer of their own.
@@ -45,7 +54,7 @@ export async function readPytorch(path: string): Promise<PytorchFile> {
     const start = await file.read(0, Math.min(4, file.size));
     if (start.length < 4 || new DataView(start.buffer).getUint32(0, true) !== ZIP_SIGNATURE) return await legacy(file);
     await file.close();
-    archive = await openZip(path, "pt");
+    archive = await openZip(path, "pt", { zeroIsUnchecked: true });
     return await zipped(archive);
   } catch (error) {
     await file.close();
@@ -81,12 +90,12 @@ async function zipped(archive: ZipArchive): Promise<PytorchFile> {
   const pickle = new PytorchPickle(path);
   const persistent = (id: unknown) => pickle.persistent(id);
   const bytes = await small("data.pkl", MAX_PICKLE_BYTES);
-  const root = unpickle(bytes, { globals: pickle.globals, persistent, name: path }).value;
+  const { value: root } = await unpickle(bytes, { globals: pickle.globals, persistent, name: path });
 
   const places = new Map<PytorchStorage, ZipEntry>();
   for (const storage of pickle.storages.values()) {
     const entry = entries.get(`${folder}data/${storage.key}`);
-    const expected = storage.length * elementBytes(storage.dtype);
+    const expected = storage.length * storageBytes(storage);
     if (entry?.size !== expected) {
       throw damaged(
         path,
@@ -109,7 +118,7 @@ async function legacy(file: RandomAccess): Promise<PytorchFile> {
     length = Math.min(4 * length, size, MAX_PICKLE_BYTES)
   ) {
     try {
-      parsed = parseLegacy(await file.read(0, length), path);
+      parsed = await parseLegacy(await file.read(0, length), path);
     } catch (error) {
       if (!(error instanceof PickleTruncated) || length === size || length === MAX_PICKLE_BYTES) throw error;
     }
@@ -118,7 +127,7 @@ async function legacy(file: RandomAccess): Promise<PytorchFile> {
   let position = parsed.end;
   for (const storage of parsed.storages) {
     const begin = position + 8;
-    position = begin + storage.length * elementBytes(storage.dtype);
+    position = begin + storage.length * storageBytes(storage);
     if (position > size) throw damaged(path, `storage ${storage.key} reaches past the ${size} bytes there are`);
     const length = new DataView((await file.read(begin - 8, 8)).buffer).getBigUint64(0, true);
     if (length !== BigInt(storage.length))
@@ -138,23 +147,23 @@ interface Legacy {
 }
 
 /** Magic number, version, the writer's machine, the object, and the keys of its storages: a pickle each. */
-function parseLegacy(bytes: Uint8Array, path: string): Legacy {
+async function parseLegacy(bytes: Uint8Array, path: string): Promise<Legacy> {
   const pickle = new PytorchPickle(path);
   const persistent = (id: unknown) => pickle.persistent(id);
   let end = 0;
-  const next = (): unknown => {
-    const result = unpickle(bytes, { globals: pickle.globals, persistent, name: path }, end);
+  const next = async (): Promise<unknown> => {
+    const result = await unpickle(bytes, { globals: pickle.globals, persistent, name: path }, end);
     end = result.end;
     return result.value;
   };
-  if (next() !== LEGACY_MAGIC) throw damaged(path, "it does not begin with PyTorch's magic number");
-  const version = next();
+  if ((await next()) !== LEGACY_MAGIC) throw damaged(path, "it does not begin with PyTorch's magic number");
+  const version = await next();
   if (version !== LEGACY_PROTOCOL) throw damaged(path, `its version is not ${LEGACY_PROTOCOL}`);
-  const machine = next();
+  const machine = await next();
   if (!(machine instanceof Map) || machine.get("little_endian") !== true)
     throw damaged(path, "it is not little-endian");
-  const root = next();
-  const keys = next();
+  const root = await next();
+  const keys = await next();
   const known = Array.isArray(keys) && keys.length === pickle.storages.size && new Set(keys).size === keys.length;
   const storages = known ? keys.map((key) => pickle.storages.get(key)) : [undefined];
   if (storages.includes(undefined)) throw damaged(path, "its list of storages does not fit its tensors");

@@ -1,9 +1,10 @@
 /** Files of named tensors, whatever their format. */
 import { check } from "../errors.js";
 import { toFloat32 } from "./dtypes.js";
-import { readPytorch, stateDictOf } from "./pytorch.js";
+import { readPytorch } from "./pytorch.js";
 import { openRandomAccess } from "./random-access.js";
 import { readSafetensors, type SafetensorsDtype } from "./safetensors.js";
+import { stateDictOf } from "./state-dict.js";
 
 export interface TensorEntry {
   readonly dtype: SafetensorsDtype;

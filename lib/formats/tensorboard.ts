@@ -8,7 +8,7 @@ import { join } from "node:path";
 import type { Writer } from "protobufjs/minimal.js";
 import { check, LtxError } from "../errors.js";
 import { writeAll } from "./atomic-file.js";
-import { crc32c } from "./crc32c.js";
+import { crc32c } from "./crc.js";
 
 const FILE_VERSION = "brain.Event:2";
 /** Protobuf's wire types. */

@@ -96,10 +96,108 @@ describe("reading what torch.save writes", () => {
     await expectEntries(at("bare.pt"));
     await writePt(at("module.pt"), new Map([["model_state_dict", stateDict("module.")]]));
     await expectEntries(at("module.pt"));
-    await writePt(at("mixed.pt"), new Map([...stateDict("module."), ["other", base]]));
-    const mixed = await openTensorFile(at("mixed.pt"));
-    expect([...mixed.tensors.keys()].slice(-2)).toEqual(["module.parameter", "other"]);
-    await mixed.close();
+  });
+
+  it("keys that torch.compile, FSDP, DataParallel and checkpoint_wrapper made longer, one by one", async () => {
+    const names = [
+      ["module.a.weight", "a.weight"],
+      ["_orig_mod.b", "b"],
+      ["_orig_mod.module.c", "c"],
+      ["module._orig_mod.module.d", "d"],
+      ["encoder._orig_mod.e", "encoder.e"],
+      ["_fsdp_wrapped_module.f._checkpoint_wrapped_module.g", "f.g"],
+      ["inner.module.h", "inner.module.h"],
+      ["i", "i"],
+    ];
+    await writePt(at("wrapped.pt"), new Map(names.map(([name]) => [name, base])));
+    const file = await openTensorFile(at("wrapped.pt"));
+    expect([...file.tensors.keys()]).toEqual(names.map(([, own]) => own));
+    expect([...(await file.readF32("c"))]).toEqual([...Array(12).keys()]);
+    await file.close();
+    await writePt(
+      at("twice.pt"),
+      new Map([
+        ["x.y", base],
+        ["module.x.y", base],
+      ]),
+    );
+    const error = await failure(() => openTensorFile(at("twice.pt")));
+    expect(error.message).toContain('holds "x.y" twice, once of them as "module.x.y"');
+  });
+
+  it.each([["model"], ["module"], ["ema"], ["generator"], ["ema", "module"], ["model", "state_dict"]])(
+    "a state dict under %s %s",
+    async (...path) => {
+      const inner = path.reduceRight<unknown>((value, key) => new Map<string, unknown>([[key, value]]), stateDict());
+      (inner as Map<string, unknown>).set("epoch", 3).set("optimizer", new Map([["lr", 0.1]]));
+      await writePt(at("place.pt"), inner);
+      await expectEntries(at("place.pt"));
+    },
+  );
+
+  it("model_state_dict rather than model, and model rather than ema", async () => {
+    const one = (name: string) => new Map([[name, base]]);
+    const keysOf = async (places: string[]) => {
+      await writePt(at("several.pt"), new Map(places.map((place) => [place, one(place)])));
+      const file = await openTensorFile(at("several.pt"));
+      await file.close();
+      return [...file.tensors.keys()];
+    };
+    expect(await keysOf(["ema", "model", "model_state_dict"])).toEqual(["model_state_dict"]);
+    expect(await keysOf(["ema", "model"])).toEqual(["model"]);
+  });
+
+  /** `value` in the pickle is this text, in latin1. */
+  const besides = async (text: string): Promise<string> => {
+    const { bytes } = pickle(new Map([["model_state_dict", stateDict()]]));
+    const beside = Buffer.from(`X\x06\0\0\0beside${text}s.`, "latin1");
+    const parts: [string, Uint8Array][] = [["a/data.pkl", Buffer.concat([bytes.subarray(0, -1), beside])]];
+    const { storages } = pickle(stateDict());
+    storages.forEach(({ data }, i) => {
+      parts.push([`a/data/${i}`, data]);
+    });
+    await writeZip(at("beside.pt"), new Map(parts));
+    return at("beside.pt");
+  };
+  const text = (value: string) => `X${String.fromCharCode(value.length)}\0\0\0${value}`;
+  it.each([
+    ["a set", `c__builtin__\nset\n](K\x01K\x02e\x85R`],
+    ["a Counter", "ccollections\nCounter\n}K\x05K\x01s\x85R"],
+    ["a defaultdict", "ccollections\ndefaultdict\nc__builtin__\nint\n\x85R(K\x01K\x02u"],
+    ["a deque", "ccollections\ndeque\n)R(K\x01K\x02e"],
+    ["a device", `ctorch\ndevice\n${text("cuda")}K\0\x86R`],
+    ["bytes", `c_codecs\nencode\n${text("ab")}${text("latin1")}\x86R`],
+    ["a bytearray", `c__builtin__\nbytearray\n${text("ab")}${text("latin-1")}\x86R`],
+    ["a complex number", "c__builtin__\ncomplex\nG?\xf0\0\0\0\0\0\0G?\xf0\0\0\0\0\0\0\x86R"],
+    ["a dtype", "ctorch\nfloat16\n"],
+    ["a quantized dtype", "ctorch\nqint8\n"],
+    ["a memory format", "ctorch\ncontiguous_format\n"],
+    ["a Namespace", `cargparse\nNamespace\n)\x81}${text("lr")}K\x01sb`],
+    [
+      "a NumPy number",
+      `cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n${text("f8")}\x89\x88\x87R(K\x03Ntb${text("x")}\x86R`,
+    ],
+    ["a NumPy array", `cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85${text("b")}\x87R(K\x01tb`],
+    ["a path", `cpathlib\nPosixPath\n${text("/")}\x85R`],
+    ["a date", `cdatetime\ndatetime\n${text("x")}\x85R`],
+    ["OmegaConf's", `comegaconf.dictconfig\nDictConfig\n)\x81}b`],
+    ["a scheduler", `ctorch.optim.lr_scheduler\nLambdaLR\n)\x81}b`],
+    ["a sparse tensor", "ctorch._utils\n_rebuild_sparse_tensor\nctorch\nsparse_coo\nN\x86R"],
+    ["a tensor without values", "ctorch._utils\n_rebuild_meta_tensor_no_storage\nctorch\nfloat32\n\x85R"],
+  ])("a state dict with %s beside it", async (_, beside) => {
+    await expectEntries(await besides(beside));
+  });
+
+  it("a file whose tensors stand beside a quantized and a complex128 one, but not in the state dict", async () => {
+    const beside = [
+      ["q", new PtTensor("torch QInt8Storage", new Uint8Array(3), 3, [3])],
+      ["z", new PtTensor("torch ComplexDoubleStorage", new Uint8Array(32), 2, [2])],
+    ] as const;
+    const value = new Map<string, unknown>([["model_state_dict", stateDict()], ...beside]);
+    await writePt(at("unreadable.pt"), value);
+    await expectEntries(at("unreadable.pt"));
+    writeFileSync(at("unreadable-legacy.pt"), legacyBytes(value));
+    await expectEntries(at("unreadable-legacy.pt"));
   });
 
   it("everything else that was saved", async () => {
@@ -186,7 +284,7 @@ describe("refusing", () => {
       "checkpoint",
       'holds no state dict: expected model_state_dict or tensors by name, found "lr"',
     ],
-    ["a list", [1], "checkpoint", "found no dict"],
+    ["a list", [1], "checkpoint", "found a list"],
     ["a view past its storage", new Map([["a", base.view([4], [1], 9)]]), "file_format", "past the end"],
     ["strides past the storage", new Map([["a", base.view([2, 2], [11, 2])]]), "file_format", "past the end"],
     ["fewer strides than sizes", new Map([["a", base.view([2, 2], [1])]]), "file_format", "impossible layout"],
@@ -209,7 +307,7 @@ describe("refusing", () => {
       "an unknown storage",
       new Map([["a", new PtTensor("torch QInt8Storage", new Uint8Array(1), 1, [1])]]),
       "checkpoint",
-      "torch.QInt8Storage",
+      '"a" is a tensor of type QInt8 which cannot be read',
     ],
   ])("%s", async (_, value, code, reason) => {
     await writePt(at("refused.pt"), value);

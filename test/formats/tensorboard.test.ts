@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { crc32c } from "../../lib/formats/crc32c.js";
+import { crc32c } from "../../lib/formats/crc.js";
 import { EventWriter } from "../../lib/formats/tensorboard.js";
 
 const folder = mkdtempSync(join(tmpdir(), "ltx-events-"));
