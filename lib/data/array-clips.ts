@@ -3,6 +3,7 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { check, LtxError } from "../errors.js";
 import { type NpyArray, openNpy, openNpz } from "../formats/npy.js";
+import { fileIdentity } from "../formats/paths.js";
 import type { Split } from "./digits.js";
 import { promptFor } from "./moving-mnist.js";
 import { resizeFrame } from "./resize.js";
@@ -59,7 +60,7 @@ export async function openNpzClips(options: ArrayClipsOptions): Promise<DataSour
   const videos = videosFirst(await openNpz(file), file);
   const labelFile = join(options.path, LABELS_FILE);
   const labels = await readLabels(await openNpz(labelFile), labelFile, videos);
-  return new ArrayClips(videos, options, labels);
+  return new ArrayClips(videos, options, labels, await fileIdentity(file));
 }
 
 /**
@@ -77,7 +78,7 @@ export async function openNpyClips(options: ArrayClipsOptions): Promise<DataSour
   const [frames, count, height, width] = shape;
   const area = height * width;
   const layout = { count, frames, height, width, channels: 1, videoStride: area, frameStride: count * area };
-  return new ArrayClips({ array, file, ...layout }, options, null);
+  return new ArrayClips({ array, file, ...layout }, options, null, await fileIdentity(file));
 }
 
 const wrongShape = (file: string, shape: readonly number[], expected: string) =>
@@ -138,6 +139,7 @@ class ArrayClips implements DataSource {
     private readonly videos: Videos,
     private readonly options: ArrayClipsOptions,
     private readonly labels: readonly (readonly number[])[] | null,
+    private readonly identity: string,
   ) {
     const { count, file, frames, channels, array } = videos;
     const { dtype } = array;
@@ -165,6 +167,12 @@ class ArrayClips implements DataSource {
     this.channels = channels;
     this.step = options.frameProcessing === "sample" ? Math.floor(frames / options.frames) : 1;
     if (labels) this.promptFor = promptFor;
+  }
+
+  /** The videos' file as it is, and what is taken of it. */
+  get fingerprint(): string {
+    const { frames, height, width, channels, length, first, step } = this;
+    return JSON.stringify({ file: this.identity, frames, height, width, channels, length, first, step });
   }
 
   async clip(index: number): Promise<Clip> {

@@ -114,6 +114,13 @@ export class MovingMnist implements DataSource {
     this.maxSpeed = maxSpeed;
   }
 
+  /** All that the pixels depend on. */
+  get fingerprint(): string {
+    const { seed, split, length, frames, height, width, digits, digitSize, minSpeed, maxSpeed } = this;
+    const drawn = { seed, split, length, frames, height, width, digits, digitSize, minSpeed, maxSpeed };
+    return `moving-mnist ${JSON.stringify(drawn)}`;
+  }
+
   /**
    * Clip `index`: uint8 (frames, height, width, 1), background 0, ink up to 255, overlapping digits by their maximum.
    * @throws LtxError `invalid_argument` when `index` is outside the set

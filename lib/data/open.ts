@@ -3,7 +3,7 @@ import { openNpyClips, openNpzClips } from "./array-clips.js";
 import type { Split } from "./digits.js";
 import { withFrames } from "./frames.js";
 import { MovingMnist } from "./moving-mnist.js";
-import type { DataSource } from "./source.js";
+import { type DataSource, readClip } from "./source.js";
 
 /** What a configuration's `data` section says, as far as sources need it. */
 export interface DataOptions {
@@ -49,9 +49,12 @@ async function openSource(options: DataOptions, split: Split, size: number | und
   return source === "npz" ? openNpzClips(clips) : openNpyClips(clips);
 }
 
-/** Several clips as one array (B, F, H, W, C). */
+/**
+ * Several clips as one array (B, F, H, W, C).
+ * @throws LtxError `shape_mismatch` for a clip that is not of the source's size
+ */
 export async function loadClips(data: DataSource, indices: readonly number[]): Promise<Uint8Array> {
-  const clips = await Promise.all(indices.map((index) => data.clip(index)));
+  const clips = await Promise.all(indices.map((index) => readClip(data, index)));
   const bytes = data.frames * data.height * data.width * data.channels;
   const batch = new Uint8Array(bytes * clips.length);
   clips.forEach((clip, i) => {

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { type FileHandle, open, rename, unlink } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { LtxError } from "../errors.js";
+import { isFolder } from "./paths.js";
 
 /**
  * Writes a file so that `path` holds either all of it or what it held before, even if the machine loses power: `write`
@@ -25,7 +26,7 @@ export async function writeFileAtomic(path: string, write: (file: FileHandle) =>
 /** The same with a file that `make` writes and syncs under the temporary name that it is given. */
 export async function replaceAtomic(path: string, make: (temporary: string) => Promise<void>): Promise<void> {
   const folder = dirname(path);
-  const temporary = join(folder, `.${basename(path)}.${process.pid}.${randomBytes(4).toString("hex")}.tmp`);
+  const temporary = join(folder, temporaryName(basename(path), "tmp"));
   try {
     await make(temporary);
     await rename(temporary, path);
@@ -33,8 +34,19 @@ export async function replaceAtomic(path: string, make: (temporary: string) => P
   } catch (cause) {
     await unlink(temporary).catch(() => {});
     if (cause instanceof LtxError) throw cause;
-    throw new LtxError("io", `[write] cannot write ${path}: ${(cause as Error).message}`, { cause });
+    const missing = (cause as NodeJS.ErrnoException).code === "ENOENT" && !(await isFolder(folder));
+    const reason = missing ? `there is no folder ${folder}` : (cause as Error).message;
+    throw new LtxError("io", `[write] cannot write ${path}: ${reason}`, { cause });
   }
+}
+
+/** Bytes of a name that a temporary one begins with: file systems allow 255 in all. */
+const NAME_BYTES = 150;
+
+/** A hidden name for what becomes `name` when it is whole; no two writers ever have the same. */
+export function temporaryName(name: string, extension: "tmp" | "partial"): string {
+  const start = Buffer.from(name).subarray(0, NAME_BYTES).toString().replaceAll("\ufffd", "");
+  return `.${start}.${process.pid}.${randomBytes(4).toString("hex")}.${extension}`;
 }
 
 /** Makes renames in a folder durable. */

@@ -5,13 +5,14 @@
  */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, open, readdir, readFile, rename, rm, stat, statfs } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
 import { check, LtxError } from "../errors.js";
 import { Counter, type Module, Parameter, toCheckpoint } from "../nn/index.js";
 import type { Shape, Tensor } from "../tensor/index.js";
-import { syncFolder } from "./atomic-file.js";
+import { syncFolder, temporaryName } from "./atomic-file.js";
 import { type SafetensorsTensor, writeSafetensors } from "./safetensors.js";
+import { tensorBytes } from "./safetensors-header.js";
 import { openTensorFile } from "./tensor-file.js";
 
 export const MODEL_FILE = "model.safetensors";
@@ -23,7 +24,17 @@ export interface CheckpointContents {
   step: number;
   model: readonly SafetensorsTensor[];
   training: readonly SafetensorsTensor[];
+  /** Of the model's file. */
   metadata: Record<string, string>;
+  /** Of the training's file. */
+  trainingMetadata?: Record<string, string>;
+}
+
+export interface SaveCheckpointOptions {
+  /** Checkpoints that stay, the new one included. */
+  keep?: number;
+  /** Hears of what went wrong without harm to the new checkpoint. */
+  warn?: (message: string) => void;
 }
 
 interface Manifest {
@@ -62,28 +73,37 @@ export function scalarEntry(name: string, value: number): SafetensorsTensor {
   return { name, dtype: "F32", shape: [], data: new Uint8Array(new Float32Array([value]).buffer) };
 }
 
+/** How often a folder of the same name is cleared away when another process keeps putting one there. */
+const RENAME_TRIES = 5;
+
 /**
  * Writes a checkpoint below `folder`, then removes all but `keep` of those up to it. On failure what was there stays.
  * @returns the new checkpoint's path
+ * @throws LtxError `io`
  */
-export async function saveCheckpoint(folder: string, contents: CheckpointContents, keep = 2): Promise<string> {
+export async function saveCheckpoint(
+  folder: string,
+  contents: CheckpointContents,
+  { keep = 2, warn = () => {} }: SaveCheckpointOptions = {},
+): Promise<string> {
   const name = `step-${String(contents.step).padStart(8, "0")}`;
   const path = join(folder, name);
-  const temporary = join(folder, `.${name}.partial`);
+  const temporary = join(folder, temporaryName(name, "partial"));
   try {
-    await rm(temporary, { recursive: true, force: true });
     await mkdir(temporary, { recursive: true });
+    await removeAbandoned(folder, name);
     const metadata = { format: "ltx-native", step: String(contents.step), ...contents.metadata };
     await writeSafetensors(join(temporary, MODEL_FILE), contents.model, metadata);
     await writeSafetensors(join(temporary, TRAINING_FILE), contents.training, {
       format: "ltx-native",
       step: metadata.step,
+      ...contents.trainingMetadata,
     });
     const manifest: Manifest = { format: 1, step: contents.step, files: {} };
     for (const file of [MODEL_FILE, TRAINING_FILE]) manifest.files[file] = await fingerprint(join(temporary, file));
     await writeSynced(join(temporary, MANIFEST_FILE), `${JSON.stringify(manifest, null, 2)}\n`);
-    await rm(path, { recursive: true, force: true });
-    await rename(temporary, path);
+    await syncFolder(temporary);
+    await replaceFolder(temporary, path);
     await syncFolder(folder);
   } catch (cause) {
     await rm(temporary, { recursive: true, force: true }).catch(() => {});
@@ -95,9 +115,70 @@ export async function saveCheckpoint(folder: string, contents: CheckpointContent
   }
   // A later one can only be damaged, else the run would have continued from there: it must not count.
   const sofar = (await listCheckpoints(folder)).filter(({ step }) => step <= contents.step);
-  for (const old of sofar.slice(0, -keep)) await rm(old.path, { recursive: true, force: true });
+  for (const old of sofar.slice(0, -keep)) {
+    await rm(old.path, { recursive: true, force: true }).catch((error: Error) => {
+      warn(`the old checkpoint ${old.path} could not be removed: ${error.message}`);
+    });
+  }
   return path;
 }
+
+/** Removes what writers of a checkpoint left behind that were killed. */
+async function removeAbandoned(folder: string, name: string): Promise<void> {
+  for (const found of await readdir(folder)) {
+    const pid = found.startsWith(`.${name}.`)
+      ? /^\.(\d+)\.[0-9a-f]+\.partial$/.exec(found.slice(name.length + 1))?.[1]
+      : undefined;
+    if (pid !== undefined && !isAlive(Number(pid))) await rm(join(folder, found), { recursive: true, force: true });
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
+async function replaceFolder(temporary: string, path: string): Promise<void> {
+  for (let left = RENAME_TRIES; ; left--) {
+    await rm(path, { recursive: true, force: true });
+    try {
+      return await rename(temporary, path);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (left <= 1 || (code !== "ENOTEMPTY" && code !== "EEXIST")) throw error;
+    }
+  }
+}
+
+/**
+ * Checks that a checkpoint of these contents fits on the disk below `folder`, before the work that it is to keep.
+ * @throws LtxError `io` when it does not
+ */
+export async function checkRoom(folder: string, { model, training }: CheckpointContents): Promise<void> {
+  const bytes = [...model, ...training].reduce((sum, { shape, dtype }) => sum + (tensorBytes(dtype, shape) ?? 0), 0);
+  const free = await freeBytes(folder);
+  check(free === null || bytes <= free, "io", () => {
+    return `[checkpoint] a checkpoint takes about ${sizeText(bytes)}, the disk of ${folder} has ${sizeText(free as number)} free: make room, or choose a folder on another disk`;
+  });
+}
+
+/** Free bytes on the disk where `folder` is or will be; null where that is not told. */
+async function freeBytes(folder: string): Promise<number | null> {
+  for (let at = resolve(folder); ; at = dirname(at)) {
+    const found = await statfs(at).catch(() => null);
+    // File systems that know no sizes (some network mounts) say 0 of everything.
+    if (found) return found.blocks > 0 ? found.bavail * found.bsize : null;
+    if (at === dirname(at)) return null;
+  }
+}
+
+const sizeText = (bytes: number): string => {
+  const unit = bytes >= 1e9 ? "GB" : bytes >= 1e6 ? "MB" : "kB";
+  return `${(bytes / { GB: 1e9, MB: 1e6, kB: 1e3 }[unit]).toPrecision(3)} ${unit}`;
+};
 
 /** Complete checkpoints below `folder`, oldest first. */
 export async function listCheckpoints(folder: string): Promise<{ path: string; step: number }[]> {

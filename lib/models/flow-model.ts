@@ -5,7 +5,7 @@ import { check, LtxError } from "../errors.js";
 import { type readTensors, withPrefix } from "../formats/checkpoint.js";
 import { Initializer } from "../nn/index.js";
 import { affine } from "../ops/index.js";
-import { type Device, scope, type Tensor } from "../tensor/index.js";
+import { type Device, owning, scope, type Tensor } from "../tensor/index.js";
 import { ByteTextEncoder, type PromptCacheOptions, T5TextEncoder } from "./text-encoder/index.js";
 import { LtxVideoTransformer } from "./transformer/index.js";
 import { VideoVae } from "./video-vae/index.js";
@@ -51,10 +51,13 @@ export async function createFlowModel(
   const { text_encoder: textConfig, latent_encoder: vaeConfig } = config;
   const pretrained = textConfig.kind === "t5" ? await openT5(config, textConfig, device, options) : null;
   const { gradient_checkpointing: gradientCheckpointing } = config.training;
-  const transformer = new LtxVideoTransformer(config.transformer, init, { computeDtype, gradientCheckpointing });
-  const text = pretrained ?? new ByteTextEncoder(textConfig as ByteEncoderConfig, init, { computeDtype });
-  const vae = vaeConfig && new VideoVae(vaeConfig, { device, computeDtype }).requiresGrad(false);
-  return { config, transformer, text, vae, latentScale: 1 };
+  return owning((own) => {
+    if (pretrained) own(pretrained);
+    const transformer = own(new LtxVideoTransformer(config.transformer, init, { computeDtype, gradientCheckpointing }));
+    const text = pretrained ?? own(new ByteTextEncoder(textConfig as ByteEncoderConfig, init, { computeDtype }));
+    const vae = vaeConfig && new VideoVae(vaeConfig, { device, computeDtype }).requiresGrad(false);
+    return { config, transformer, text, vae, latentScale: 1 };
+  });
 }
 
 async function openT5(

@@ -58,7 +58,7 @@ export class LatentUpsampler extends Module {
     const blocks = () => Array.from({ length: count }, () => new ResBlock(mid, dims, init));
     const [time, height, width] = strideOf(config);
     this.initial_conv = convolution(dims, channels, mid, init);
-    this.initial_norm = groupNorm(mid, init);
+    this.initial_norm = init.whole(() => groupNorm(mid, init));
     this.res_blocks = blocks();
     // Where frames stay as many they are upsampled by themselves.
     this.upsampler = [convolution(time === 1 ? 2 : 3, mid, mid * time * height * width, init)];

@@ -104,11 +104,14 @@ export class Lpips extends Module {
       lins.push(new Weighting(channels, init));
     }
     [this.lin0, this.lin1, this.lin2, this.lin3, this.lin4] = lins;
-    this.loadStateDict(new Map([...own].filter(([key]) => !key.startsWith("scaling_layer."))));
     this.train(false).requiresGrad(false);
     for (const parameter of this.parameters()) parameter.trainable = false;
     this._options = options;
-    this._inputs = inputMap(own, options.range ?? "symmetric", device);
+    this._inputs = init.whole(() => {
+      this.loadStateDict(new Map([...own].filter(([key]) => !key.startsWith("scaling_layer."))));
+      return scope(() => inputMap(own, options.range ?? "symmetric", device));
+    });
+    for (const tensor of Object.values(this._inputs)) keep(tensor);
   }
 
   /**
@@ -211,7 +214,7 @@ function inputMap(state: LpipsState, range: "symmetric" | "unit", device: Device
     );
   }
   const [factor, offset] = range === "symmetric" ? [2, -1] : [1, 0];
-  const constant = (values: number[], shape: Shape) => keep(Tensor.from(values, shape, { device }));
+  const constant = (values: number[], shape: Shape) => Tensor.from(values, shape, { device });
   return {
     gray: constant(
       scale.map((v) => factor / v),

@@ -16,6 +16,12 @@ export class Parameter extends Tensor {
   /** Whether an optimizer updates it. */
   trainable = true;
 
+  /** Frees its gradient. */
+  zeroGrad(): void {
+    this.grad?.dispose();
+    this.grad = null;
+  }
+
   /** The shape under which checkpoints store it. */
   get checkpointShape(): Shape {
     if (this.layout === "plain") return this.shape;
@@ -42,9 +48,13 @@ export interface InitializerOptions {
   values?: boolean;
 }
 
-/** Fresh values, from a stream of their own for each parameter. */
+/**
+ * Fresh values, from a stream of their own for each parameter. One serves one model: when the memory runs out in the middle
+ * of its construction, all that was made so far is freed, since nobody gets to own it.
+ */
 export class Initializer {
   private purpose = 0;
+  private readonly made: Tensor[] = [];
   constructor(
     readonly device: Device,
     readonly seed = 0,
@@ -56,7 +66,23 @@ export class Initializer {
     shape: Shape,
     dtype: DType = "f32",
   ): T {
-    return keep(new kind(native.empty(this.device.handle, dtype, "parameters", shape), [...shape], dtype, this.device));
+    const id = this.whole(() => native.empty(this.device.handle, dtype, "parameters", shape));
+    const made = keep(new kind(id, [...shape], dtype, this.device));
+    this.made.push(made);
+    return made;
+  }
+
+  /**
+   * Runs `body`, a part of building the model; when it throws, all that was made so far is freed. What allocates does so by
+   * itself; a model that checks its configuration while it is built needs it.
+   */
+  whole<T>(body: () => T): T {
+    try {
+      return body();
+    } catch (error) {
+      for (const tensor of this.made.splice(0)) tensor.dispose();
+      throw error;
+    }
   }
 
   private parameter(shape: Shape, dtype: "f32" | "bf16" = "f32"): Parameter {
@@ -69,7 +95,7 @@ export class Initializer {
   private fill(parameter: Parameter, draw: (purpose: number) => Tensor): Parameter {
     const purpose = this.purpose++;
     if (this.options.values !== false) {
-      noGrad(() => scope(() => native.run("cast", [draw(purpose).handle, parameter.handle], [1, 0])));
+      this.whole(() => noGrad(() => scope(() => native.run("cast", [draw(purpose).handle, parameter.handle], [1, 0]))));
     }
     return parameter;
   }
@@ -166,10 +192,7 @@ export abstract class Module {
   }
 
   zeroGrad(): void {
-    for (const parameter of this.parameters()) {
-      parameter.grad?.dispose();
-      parameter.grad = null;
-    }
+    for (const parameter of this.parameters()) parameter.zeroGrad();
   }
 
   /** Values by key, in the shapes and the order of axes of the references' checkpoints. */

@@ -1,7 +1,7 @@
 import { check } from "../errors.js";
 import type { Parameter } from "../nn/index.js";
 import { adamUpdate, globalNorm } from "../ops/index.js";
-import { empty, keep, launch, type Tensor } from "../tensor/index.js";
+import { empty, keep, launch, scope, type Tensor } from "../tensor/index.js";
 
 export interface AdamOptions {
   lr: number;
@@ -27,12 +27,14 @@ export class Adam {
   ) {
     check(parameters.length > 0, "invalid_argument", () => "[adam] no parameters to optimize");
     const zeros = (p: Parameter) => {
-      const t = keep(empty(p.shape, { device: p.device, group: "optimizer" }));
+      const t = empty(p.shape, { device: p.device, group: "optimizer" });
       launch("fill", [t], [0]);
       return t;
     };
-    this.m = parameters.map(zeros);
-    this.v = parameters.map(zeros);
+    // Kept when all are there: those of a constructor that fails go with the scope.
+    const [m, v] = scope(() => [parameters.map(zeros), parameters.map(zeros)]);
+    this.m = m.map(keep);
+    this.v = v.map(keep);
   }
 
   /** The gradients that backward left. */
@@ -44,13 +46,12 @@ export class Adam {
    * One update with the gradients that backward left, which are freed. Parameters without a gradient stay as they are.
    * @param norm the norm to clip by where it is not that of these gradients alone
    * @returns the global norm before clipping, (1) f32, owned by the enclosing scope or the caller. When it is not finite
-   * nothing was changed.
+   * nothing was changed. When the update throws it was not counted, and the gradients are still there.
    */
   step(lr = this.options.lr, norm = globalNorm(this.gradients())): Tensor {
     const { betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, decoupled = false, maxGradNorm = 0 } = this.options;
     const active = this.parameters.map((p, i) => ({ p, i })).filter(({ p }) => p.grad !== null);
     const grads = active.map(({ p }) => p.grad as Tensor);
-    this.steps++;
     if (active.length > 0) {
       adamUpdate(
         {
@@ -59,17 +60,24 @@ export class Adam {
           m: active.map(({ i }) => this.m[i]),
           v: active.map(({ i }) => this.v[i]),
         },
-        { lr, betas, eps, weightDecay, decoupled, step: this.steps, norm, maxNorm: maxGradNorm },
+        { lr, betas, eps, weightDecay, decoupled, step: this.steps + 1, norm, maxNorm: maxGradNorm },
       );
     }
-    for (const { p } of active) {
-      p.grad?.dispose();
-      p.grad = null;
-    }
+    this.steps++;
+    this.zeroGrad();
     return norm;
+  }
+
+  /** Frees the gradients. */
+  zeroGrad(): void {
+    for (const parameter of this.parameters) parameter.zeroGrad();
   }
 
   dispose(): void {
     for (const t of [...this.m, ...this.v]) t.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
   }
 }

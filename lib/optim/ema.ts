@@ -1,6 +1,6 @@
 import type { Parameter } from "../nn/index.js";
 import { emaUpdate } from "../ops/index.js";
-import { empty, keep, launch, type Tensor } from "../tensor/index.js";
+import { alias, empty, keep, launch, scope, type Tensor } from "../tensor/index.js";
 
 /** An exponential moving average of parameters. */
 export class Ema {
@@ -10,11 +10,13 @@ export class Ema {
     readonly parameters: readonly Parameter[],
     readonly decay: number,
   ) {
-    this.averages = parameters.map((p) => {
-      const t = keep(empty(p.shape, { device: p.device, group: "optimizer" }));
+    const copy = (p: Parameter) => {
+      const t = empty(p.shape, { device: p.device, group: "optimizer" });
       launch("cast", [p, t], [1, 0]);
       return t;
-    });
+    };
+    // Kept when all are there: those of a constructor that fails go with the scope.
+    this.averages = scope(() => parameters.map(copy)).map(keep);
   }
 
   /** Moves the averages; early on by min(decay, (1 + k) / (10 + k)) at update k, so that the start is forgotten. */
@@ -22,28 +24,48 @@ export class Ema {
     emaUpdate(this.averages, this.parameters, Math.min(this.decay, (1 + k) / (10 + k)));
   }
 
-  /** Runs `body` while the parameters hold the averages. */
-  swapped<T>(body: () => T): T {
-    this.swap();
+  /**
+   * Runs `body` while the parameters hold the averages; nothing may train meanwhile. Whatever it does, the parameters hold
+   * their own values afterwards.
+   */
+  async swapped<T>(body: () => T | Promise<T>): Promise<T> {
+    // The room for the way back is taken before the way there.
+    const room = this.room();
     try {
-      return body();
+      this.swap(room);
+      try {
+        return await body();
+      } finally {
+        this.swap(room);
+      }
     } finally {
-      this.swap();
+      room?.dispose();
     }
   }
 
+  private room(): Tensor | null {
+    if (this.parameters.length === 0) return null;
+    const largest = this.parameters.reduce((a, b) => (b.size > a.size ? b : a));
+    return keep(empty([largest.size], { device: largest.device }));
+  }
+
   /** Exchanges parameters and averages. */
-  swap(): void {
-    for (const [i, p] of this.parameters.entries()) {
-      const t = empty(p.shape, { device: p.device });
-      launch("cast", [p, t], [1, 0]);
-      launch("cast", [this.averages[i], p], [1, 0]);
-      launch("cast", [t, this.averages[i]], [1, 0]);
-      t.dispose();
-    }
+  private swap(room: Tensor | null): void {
+    scope(() => {
+      for (const [i, p] of this.parameters.entries()) {
+        const t = alias(room as Tensor, p.shape);
+        launch("cast", [p, t], [1, 0]);
+        launch("cast", [this.averages[i], p], [1, 0]);
+        launch("cast", [t, this.averages[i]], [1, 0]);
+      }
+    });
   }
 
   dispose(): void {
     for (const t of this.averages) t.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
   }
 }

@@ -3,6 +3,7 @@ import { loadConfig } from "../config/deferred.js";
 import type { FlowRunConfig } from "../config/index.js";
 import { batchIndices, type DataSource, loadClips, openData, withFrames } from "../data/index.js";
 import { PhiloxRandom } from "../data/philox.js";
+import { readClip } from "../data/source.js";
 import { flowLoss } from "../diffusion/index.js";
 import { check, LtxError } from "../errors.js";
 import { MODEL_FILE, moduleEntries, readTensors, scalarEntry } from "../formats/checkpoint.js";
@@ -22,7 +23,7 @@ import { affine, normal, type RandomKey, sliceFirst } from "../ops/index.js";
 import { openCheckpoint, readVaeTensors } from "../pipelines/open-checkpoint.js";
 import { TextToVideo } from "../pipelines/text-to-video.js";
 import type { Video } from "../pipelines/video.js";
-import { type Device, noGrad, device as openDevice, scope, Tensor } from "../tensor/index.js";
+import { type Device, noGrad, device as openDevice, owning, scope, Tensor } from "../tensor/index.js";
 import type { TrainEvent } from "./events.js";
 import { cacheFingerprint, encodeClips, type LatentCache, loadLatentCache, saveLatentCache } from "./latent-cache.js";
 import { Purpose } from "./purposes.js";
@@ -93,19 +94,23 @@ export class FlowTrainer extends Trainer<FlowBatch> {
     const fitted = (source: DataSource) => withFrames(source, config.data.frames);
     const data = fitted(options.data ?? (await openData(config.data)));
     const testData = fitted(options.testData ?? (await openData(config.data, "test", VALIDATION_CLIPS)));
+    const { frames, height, width } = config.data;
+    for (const { frames: f, height: h, width: w } of [data, testData]) {
+      check(f === frames && h === height && w === width, "shape_mismatch", () => {
+        return `[flow] data has clips of ${f}×${h}×${w}, the configuration says ${frames}×${height}×${width}`;
+      });
+    }
     const vae = options.vae ? await readVaeTensors(options.vae) : null;
     check(!vae || config.latent_encoder, "config", () => {
       return "[flow] the configuration trains on pixels and needs no VAE: leave it out, or give diffusion.latent_encoder";
     });
     const { textEncoder, prompts: file } = options;
     const model = await createFlowModel(config, device, { textEncoder, prompts: { file } });
-    try {
+    return owning((own) => {
+      own({ dispose: () => disposeFlowModel(model) });
       if (vae) model.vae?.loadStateDict(vae);
-    } catch (error) {
-      disposeFlowModel(model);
-      throw error;
-    }
-    return new FlowTrainer(config, model, data, testData, options.latents ?? null, device);
+      return new FlowTrainer(config, model, data, testData, options.latents ?? null, device);
+    });
   }
 
   /**
@@ -114,6 +119,7 @@ export class FlowTrainer extends Trainer<FlowBatch> {
    * @throws LtxError `checkpoint`, `file_format`, `io`
    */
   async initialize(path: string): Promise<void> {
+    this.checkIdle();
     const { tensors } = await openCheckpoint(path, "flow", this.config);
     loadFlowState(this.model, tensors);
     this.scaleKnown = this.model.vae !== null;
@@ -121,6 +127,7 @@ export class FlowTrainer extends Trainer<FlowBatch> {
 
   /** Continues from a checkpoint that {@link Trainer.save} wrote. */
   async resume(path: string, step: number): Promise<void> {
+    this.checkIdle();
     const { metadata, tensors } = await readTensors(join(path, MODEL_FILE));
     const { text } = this.model;
     const { parseStoredConfig } = await import("../config/stored.js");
@@ -130,14 +137,18 @@ export class FlowTrainer extends Trainer<FlowBatch> {
         return `[flow] the text encoder in ${text.path} is not the one that ${path} was trained with: name that one's folder by --text-encoder`;
       });
     }
-    loadFlowState(this.model, tensors);
+    await this.restore(path, step, () => loadFlowState(this.model, tensors));
     this.scaleKnown = true;
-    await this.restore(path, step);
   }
 
   override async save(folder: string): Promise<string> {
     const { text } = this.model;
-    if (!text.trainable) await text.cache.flush();
+    if (!text.trainable) {
+      // They can be computed again: no reason to lose a checkpoint.
+      await text.cache.flush().catch((error: Error) => {
+        this.tellUser(`the prompts' features could not be kept for a resumed run: ${error.message}`);
+      });
+    }
     return super.save(folder);
   }
 
@@ -159,35 +170,74 @@ export class FlowTrainer extends Trainer<FlowBatch> {
   }
 
   /** Encodes the clips, or reads them back, and measures the latents' scale. */
-  protected override async *before(signal?: AbortSignal): AsyncGenerator<TrainEvent> {
+  protected override async *before(steps: number, signal?: AbortSignal): AsyncGenerator<TrainEvent> {
     const { vae } = this.model;
-    if (this.cache || !vae) return;
-    const clips = this.visitedClips();
-    const total = clips.length;
-    const visited = total < this.data.length ? clips : "all";
-    const fingerprint = this.latents ? await cacheFingerprint(vae, { data: this.config.data, visited }) : "";
-    if (this.latents) this.cache = await loadLatentCache(this.latents, fingerprint, vae, clips);
-    if (!this.cache) {
-      const encoding = encodeClips(vae, this.data, clips, signal);
-      let next = await encoding.next();
-      while (!next.done) {
-        yield { type: "prepare", stage: this.stage, what: "latents", done: next.value, total };
-        next = await encoding.next();
-      }
-      this.cache = next.value;
-      if (this.latents) await saveLatentCache(this.latents, this.cache, fingerprint);
+    if (!vae) return;
+    // Those of the whole planned training: it may be run in parts.
+    const clips = this.visitedClips(Math.max(steps, this.training.steps));
+    if (!this.cache?.covers(clips)) {
+      this.cache?.dispose();
+      this.cache = null;
+      this.cache = yield* this.latentsOfClips(vae, clips, signal);
+      if (!this.cache) return;
     }
-    const held = encodeClips(vae, this.testData, range(this.testData.length), signal);
-    let next = await held.next();
-    while (!next.done) next = await held.next();
-    this.testCache = next.value;
+    this.testCache ??= yield* this.encode(vae, this.testData, range(this.testData.length), signal);
+    if (!this.testCache) return;
     if (!this.scaleKnown) this.model.latentScale = await this.measureScale(vae, this.cache);
     this.scaleKnown = true;
   }
 
-  /** The clips that the run comes by, ascending: a short one on much data need not wait for all to be encoded. */
-  private visitedClips(): number[] {
-    const { steps, gradient_accumulation_steps: micro, seed, batch_size: batchSize } = this.training;
+  /** From the file that keeps them, or encoded now; null when the signal stopped it. */
+  private async *latentsOfClips(
+    vae: VideoVae,
+    clips: readonly number[],
+    signal?: AbortSignal,
+  ): AsyncGenerator<TrainEvent, LatentCache | null> {
+    const { latents } = this;
+    const { fingerprint: pixels } = this.data;
+    const visited = clips.length < this.data.length ? clips : "all";
+    const keptBy =
+      latents !== null && pixels !== undefined
+        ? { path: latents, fingerprint: await cacheFingerprint(vae, { data: pixels, visited }) }
+        : null;
+    const kept = keptBy && (await loadLatentCache(keptBy.path, keptBy.fingerprint, vae, this.data, clips));
+    if (kept) return kept;
+    const made = yield* this.encode(vae, this.data, clips, signal, true);
+    if (made && keptBy) {
+      // Without the file the next start takes longer; the run itself needs only what is in memory.
+      await saveLatentCache(keptBy.path, made, keptBy.fingerprint).catch((error: Error) => {
+        this.tellUser(`the latents could not be kept for a resumed run: ${error.message}`);
+      });
+      yield* this.tell();
+    }
+    return made;
+  }
+
+  private async *encode(
+    vae: VideoVae,
+    data: DataSource,
+    clips: readonly number[],
+    signal?: AbortSignal,
+    told = false,
+  ): AsyncGenerator<TrainEvent, LatentCache | null> {
+    const encoding = encodeClips(vae, data, clips, signal);
+    try {
+      let next = await encoding.next();
+      for (; !next.done; next = await encoding.next()) {
+        if (told) {
+          yield { type: "prepare", stage: this.stage, what: "latents", done: next.value, total: clips.length };
+        }
+      }
+      return next.value;
+    } finally {
+      // Whoever leaves the run in the middle leaves the encoding too, which then frees what it has.
+      await encoding.return(null);
+    }
+  }
+
+  /** The clips that `steps` updates come by, ascending: a short run on much data need not wait for all to be encoded. */
+  private visitedClips(steps: number): number[] {
+    const { gradient_accumulation_steps: micro, seed, batch_size: batchSize } = this.training;
     const { length } = this.data;
     const seen = new Set<number>();
     for (let step = 0; step < steps * micro && seen.size < length; step++) {
@@ -202,8 +252,7 @@ export class FlowTrainer extends Trainer<FlowBatch> {
     const indices = batchIndices({ seed, step: 0, batchSize, length: this.data.length });
     const key = { seed, step: 0, purpose: Purpose.latentScale };
     const z = scope(() => sampleLatents(vae, cache.batch(indices), key));
-    const values = await z.read();
-    z.dispose();
+    const values = await z.read().finally(() => z.dispose());
     let mean = 0;
     for (const v of values) mean += v / values.length;
     let variance = 0;
@@ -295,42 +344,33 @@ export class FlowTrainer extends Trainer<FlowBatch> {
     });
   }
 
-  /** Clips of the model as it stands (of its average, when one is kept). */
-  async sample(prompts: readonly string[], signal?: AbortSignal): Promise<Video> {
-    const pipeline = new TextToVideo(this.model, this.device);
-    this.ema?.swap();
-    try {
-      return await pipeline.generate({ prompts, signal });
-    } finally {
-      this.ema?.swap();
-    }
+  /**
+   * Clips of the model as it stands (of its average, when one is kept). A run that goes on waits meanwhile.
+   * @throws LtxError `aborted`, `disposed`, `invalid_argument`
+   */
+  sample(prompts: readonly string[], signal?: AbortSignal): Promise<Video> {
+    return this.averaged(() => new TextToVideo(this.model, this.device).generate({ prompts, signal }));
   }
 
   /** The training loss on held-out clips, with the same draws each time. */
   protected async validate(): Promise<Record<string, number>> {
     const { length } = this.testData;
-    const clips = await Promise.all(Array.from({ length }, (_, i) => this.testData.clip(i)));
+    const clips = await Promise.all(Array.from({ length }, (_, i) => readClip(this.testData, i)));
     const size = Math.min(this.training.batch_size, length);
     const losses: number[] = [];
-    this.ema?.swap();
-    try {
-      for (let from = 0; from + size <= length; from += size) {
-        const part = clips.slice(from, from + size);
-        const prompts = await this.model.text.prepare(part.map((clip) => clip.prompt ?? ""));
-        const key = { seed: 2 ** 52 + this.training.seed, step: from };
-        const loss = scope(() =>
-          noGrad(() => {
-            const x0 = this.testCache
-              ? this.latentsOf(sliceFirst(this.testCache.moments, from, size), key)
-              : this.flowData({ bytes: joined(part.map((clip) => clip.video)), frames: this.data.frames }, key);
-            return this.lossOf(x0, prompts, key);
-          }),
-        );
-        losses.push(await loss.item());
-        loss.dispose();
-      }
-    } finally {
-      this.ema?.swap();
+    for (let from = 0; from + size <= length; from += size) {
+      const part = clips.slice(from, from + size);
+      const prompts = await this.model.text.prepare(part.map((clip) => clip.prompt ?? ""));
+      const key = { seed: 2 ** 52 + this.training.seed, step: from };
+      const loss = scope(() =>
+        noGrad(() => {
+          const x0 = this.testCache
+            ? this.latentsOf(sliceFirst(this.testCache.moments, from, size), key)
+            : this.flowData({ bytes: joined(part.map((clip) => clip.video)), frames: this.data.frames }, key);
+          return this.lossOf(x0, prompts, key);
+        }),
+      );
+      losses.push(await loss.item().finally(() => loss.dispose()));
     }
     return { loss: losses.reduce((a, b) => a + b) / losses.length };
   }

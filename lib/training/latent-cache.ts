@@ -4,10 +4,11 @@
  * same bytes.
  */
 import { createHash } from "node:crypto";
-import { access } from "node:fs/promises";
+import { vaeFactors } from "../config/geometry.js";
 import { type DataSource, loadClips } from "../data/index.js";
 import { check, LtxError } from "../errors.js";
 import { readTensors } from "../formats/checkpoint.js";
+import { exists } from "../formats/paths.js";
 import { writeSafetensors } from "../formats/safetensors.js";
 import type { VideoVae } from "../models/video-vae/index.js";
 import { affine, gatherRows } from "../ops/index.js";
@@ -40,6 +41,11 @@ export class LatentCache {
     return gatherRows(this.moments, index);
   }
 
+  /** Whether all of these clips are in it. */
+  covers(clips: readonly number[]): boolean {
+    return clips.every((clip) => this.rows.has(clip));
+  }
+
   dispose(): void {
     this.moments.dispose();
   }
@@ -54,41 +60,50 @@ export async function cacheFingerprint(vae: VideoVae, description: unknown): Pro
   return hash.digest("hex");
 }
 
-/** A cache from disk, or null when there is none of that fingerprint. */
+/**
+ * A cache from disk, or null when there is none of that fingerprint. It can be made again, so one that is damaged, or of
+ * another shape than this VAE makes of this data, counts as none.
+ */
 export async function loadLatentCache(
   path: string,
   fingerprint: string,
   vae: VideoVae,
+  data: DataSource,
   clips: readonly number[],
 ): Promise<LatentCache | null> {
-  try {
-    await access(path);
-  } catch {
-    return null;
-  }
+  if (!(await exists(path))) return null;
   const file = await readTensors(path).catch((error) => {
-    // A cache can be made again: a damaged one counts as none.
     if (error instanceof LtxError) return null;
     throw error;
   });
   if (!file) return null;
   const { metadata, tensors } = file;
   const moments = tensors.get("moments");
-  if (metadata.fingerprint !== fingerprint || moments?.shape[0] !== clips.length) return null;
+  if (!moments || metadata.fingerprint !== fingerprint || metadata.sha256 !== contentHash(moments.data)) return null;
+  const { latent_channels: channels } = vae.config;
+  const grid = vaeFactors(vae.config).latentShape(data.frames, data.height, data.width);
+  const shape = [clips.length, ...grid, vae.stochastic ? 2 * channels : channels];
+  if (moments.shape.join() !== shape.join()) return null;
   return new LatentCache(keep(Tensor.from(moments.data, moments.shape, { device: vae.device, group: "data" })), clips);
 }
 
-/** Encodes some clips; yields how many are done. Nothing is kept when the caller stops early. */
+function contentHash(values: Float32Array): string {
+  return createHash("sha256")
+    .update(new Uint8Array(values.buffer, values.byteOffset, values.byteLength))
+    .digest("hex");
+}
+
+/** Encodes some clips; yields how many are done. Nothing is kept, and null returned, when the caller stops early. */
 export async function* encodeClips(
   vae: VideoVae,
   data: DataSource,
   clips: readonly number[],
   signal?: AbortSignal,
-): AsyncGenerator<number, LatentCache> {
+): AsyncGenerator<number, LatentCache | null> {
   let moments: Tensor | null = null;
   try {
     for (let from = 0; from < clips.length; from += ENCODE_BATCH) {
-      if (signal?.aborted) throw new LtxError("aborted", "[latents] stopped before all clips were encoded");
+      if (signal?.aborted) return null;
       const part = clips.slice(from, from + ENCODE_BATCH);
       const count = part.length;
       const bytes = await loadClips(data, part);
@@ -114,7 +129,10 @@ export async function* encodeClips(
   }
 }
 
+/** @throws LtxError `io` */
 export async function saveLatentCache(path: string, cache: LatentCache, fingerprint: string): Promise<void> {
-  const data = async () => cache.moments.readBytes();
-  await writeSafetensors(path, [{ name: "moments", dtype: "F32", shape: cache.moments.shape, data }], { fingerprint });
+  const bytes = await cache.moments.readBytes();
+  const sha256 = createHash("sha256").update(bytes).digest("hex");
+  const moments = { name: "moments", dtype: "F32" as const, shape: cache.moments.shape, data: bytes };
+  await writeSafetensors(path, [moments], { fingerprint, sha256 });
 }

@@ -14,7 +14,7 @@ import { findModelFile } from "../pipelines/checkpoint-path.js";
 import { psnr } from "../pipelines/metrics.js";
 import { readVaeTensors } from "../pipelines/open-checkpoint.js";
 import { type Reconstruction, reconstruct, reconstructClips } from "../pipelines/reconstruct.js";
-import { type Device, noGrad, device as openDevice, type Shape, scope, Tensor } from "../tensor/index.js";
+import { type Device, noGrad, device as openDevice, owning, type Shape, scope, Tensor } from "../tensor/index.js";
 import { Purpose, SECOND_PASS } from "./purposes.js";
 import { type LossTerms, Trainer } from "./trainer.js";
 import { type VaeDraws, vaeStep } from "./vae-step.js";
@@ -66,6 +66,7 @@ export class VaeTrainer extends Trainer<Uint8Array> {
       adversary: ofLoss.filter(isAdversary),
       adversaryRate: config.training.discriminator_learning_rate,
       clipTogether: config.compat === "reference",
+      state: loss.namedState(),
     });
   }
 
@@ -79,20 +80,20 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     const data = fitted(options.data ?? (await openData(config.data)));
     const testData = fitted(options.testData ?? (await openData(config.data, "test", VALIDATION_CLIPS)));
     const { frames, height, width } = config.data;
-    check(data.frames === frames && data.height === height && data.width === width, "shape_mismatch", () => {
-      const found = `${data.frames}×${data.height}×${data.width}`;
-      return `[vae] data has clips of ${found}, the configuration says ${frames}×${height}×${width}`;
-    });
-    const loss = await createLoss(config, device);
-    try {
+    for (const { frames: f, height: h, width: w } of [data, testData]) {
+      check(f === frames && h === height && w === width, "shape_mismatch", () => {
+        return `[vae] data has clips of ${f}×${h}×${w}, the configuration says ${frames}×${height}×${width}`;
+      });
+    }
+    return owning(async (own) => {
+      const loss = own(await createLoss(config, device));
       const { seed, gradient_checkpointing: gradientCheckpointing } = config.training;
-      const vae = new VideoVae(config.vae, { device, seed, computeDtype: computeDtype(config), gradientCheckpointing });
+      const vae = own(
+        new VideoVae(config.vae, { device, seed, computeDtype: computeDtype(config), gradientCheckpointing }),
+      );
       if (config.compat !== "reference") holdStill(vae.decoder.timestep_scale_multiplier);
       return new VaeTrainer(config, vae, loss, data, testData, device);
-    } catch (error) {
-      loss.dispose();
-      throw error;
-    }
+    });
   }
 
   /**
@@ -101,6 +102,7 @@ export class VaeTrainer extends Trainer<Uint8Array> {
    * @throws LtxError `checkpoint`, `file_format`, `io`
    */
   async initialize(path: string): Promise<void> {
+    this.checkIdle();
     const file = await findModelFile(path, "vae");
     this.vae.loadStateDict(await readVaeTensors(file));
     const { discriminator } = this.loss;
@@ -111,11 +113,13 @@ export class VaeTrainer extends Trainer<Uint8Array> {
 
   /** Continues from a checkpoint that {@link Trainer.save} wrote. */
   async resume(path: string, step: number): Promise<void> {
+    this.checkIdle();
     const { tensors } = await readTensors(join(path, MODEL_FILE));
     const isLoss = (name: string) => name.startsWith("loss.");
-    this.loss.loadStateDict(new Map([...tensors].filter(([name]) => isLoss(name))), "loss.");
-    this.vae.loadStateDict(new Map([...tensors].filter(([name]) => !isLoss(name))));
-    await this.restore(path, step);
+    await this.restore(path, step, () => {
+      this.loss.loadStateDict(new Map([...tensors].filter(([name]) => isLoss(name))), "loss.");
+      this.vae.loadStateDict(new Map([...tensors].filter(([name]) => !isLoss(name))));
+    });
   }
 
   protected override notices(): readonly string[] {
@@ -172,14 +176,13 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     };
   }
 
-  /** Held-out clips through the VAE as it stands (its average, when one is kept). */
-  async reconstruct(signal?: AbortSignal): Promise<Reconstruction> {
-    this.ema?.swap();
-    try {
-      return await reconstructClips(this.vae, this.testData, Math.min(PICTURE_CLIPS, this.testData.length), signal);
-    } finally {
-      this.ema?.swap();
-    }
+  /**
+   * Held-out clips through the VAE as it stands (its average, when one is kept). A run that goes on waits meanwhile.
+   * @throws LtxError `aborted`, `disposed`
+   */
+  reconstruct(signal?: AbortSignal): Promise<Reconstruction> {
+    const count = Math.min(PICTURE_CLIPS, this.testData.length);
+    return this.averaged(() => reconstructClips(this.vae, this.testData, count, signal));
   }
 
   /** PSNR of held-out clips, decoded from the posterior's mean. */
@@ -187,7 +190,6 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     const size = this.training.batch_size;
     let error = 0;
     let pixels = 0;
-    this.ema?.swap();
     for (let from = 0; from < this.testData.length; from += size) {
       const count = Math.min(size, this.testData.length - from);
       const clips = await loadClips(
@@ -200,11 +202,9 @@ export class VaeTrainer extends Trainer<Uint8Array> {
           return sum(pairLoss("l2", x, reconstruct(this.vae, x)));
         }),
       );
-      error += await total.item();
-      total.dispose();
+      error += await total.item().finally(() => total.dispose());
       pixels += clips.length;
     }
-    this.ema?.swap();
     return { psnr: psnr(error, pixels) };
   }
 
@@ -224,18 +224,16 @@ async function createLoss(config: VaeRunConfig, device: Device): Promise<VaeLoss
   const { perceptual_weight: weight, perceptual_start: start, perceptual_checkpoint: weights } = config.loss;
   const range = compat === "reference" ? "unit" : "symmetric";
   const dtype = { computeDtype: computeDtype(config) };
-  const perceptual =
-    weights !== undefined && weight > 0 && start < steps
-      ? await Lpips.load(weights, { device, range, gradientCheckpointing, ...dtype })
+  const wanted = weights !== undefined && weight > 0 && start < steps;
+  return owning(async (own) => {
+    const perceptual = wanted
+      ? own(await Lpips.load(weights, { device, range, gradientCheckpointing, ...dtype }))
       : null;
-  const loss = new VaeLoss(config.loss, new Initializer(device, LOSS_SEED + seed), {
-    steps,
-    compat,
-    perceptual,
-    ...dtype,
+    const init = new Initializer(device, LOSS_SEED + seed);
+    const loss = new VaeLoss(config.loss, init, { steps, compat, perceptual, ...dtype });
+    if (compat === "reference") holdStill(loss.logvar);
+    return loss;
   });
-  if (compat === "reference") holdStill(loss.logvar);
-  return loss;
 }
 
 function holdStill(parameter: Parameter | null): void {

@@ -122,11 +122,11 @@ describe("Ema", () => {
     made[1].write(counting(7));
     const during = await ema.swapped(() => made[1].read());
     expect([...during]).toEqual([...values[1].data]);
-    expect(() =>
-      ema.swapped(() => {
-        throw new Error("inside");
-      }),
-    ).toThrow("inside");
+    const failing = () => {
+      throw new Error("inside");
+    };
+    await expect(ema.swapped(failing)).rejects.toThrow("inside");
+    await expect(ema.swapped(() => Promise.reject(new Error("later")))).rejects.toThrow("later");
     expect([...(await made[1].read())]).toEqual([...counting(7)]);
     expect([...(await ema.averages[1].read())]).toEqual([...values[1].data]);
   });

@@ -122,7 +122,7 @@ export class LtxVideoTransformer extends Module {
       const { positional_embedding_theta: theta, positional_embedding_max_pos: maxPos } = config;
       this._rope = ropeCache({ dim, theta, maxPos });
     } else {
-      this.to_2d_proj = this.absoluteProjection(dim, init);
+      this.to_2d_proj = init.whole(() => this.absoluteProjection(dim, init));
     }
     this.adaln_single = new AdaLayerNormSingle(dim, adaRowCount(config.adaptive_norm), init);
     this.caption_projection = captionChannels ? new CaptionProjection(captionChannels, dim, init) : null;

@@ -50,9 +50,9 @@ export class CausalVideoAutoencoder extends Module {
   constructor(config: OfficialVaeConfig, init: Initializer, options: CausalVideoAutoencoderOptions = {}) {
     super();
     const { gradientCheckpointing } = options;
-    this.encoder = new Encoder(encoderConfig(config), init, { gradientCheckpointing });
-    this.decoder = new Decoder(decoderConfig(config), init, { gradientCheckpointing });
-    const { quant_conv, post_quant_conv } = quantConvs(config, init);
+    this.encoder = init.whole(() => new Encoder(encoderConfig(config), init, { gradientCheckpointing }));
+    this.decoder = init.whole(() => new Decoder(decoderConfig(config), init, { gradientCheckpointing }));
+    const { quant_conv, post_quant_conv } = init.whole(() => quantConvs(config, init));
     this.quant_conv = quant_conv;
     this.post_quant_conv = post_quant_conv;
     this.latent_norm_out = config.normalize_latent_channels ? new LatentNorm(config.latent_channels, init) : null;

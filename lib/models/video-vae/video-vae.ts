@@ -52,9 +52,9 @@ export class VideoVae extends Module {
     super();
     const init = new Initializer(options.device ?? openDevice(), options.seed);
     const { gradientCheckpointing } = options;
-    this.encoder = new Encoder(encoderConfig(config), init, { gradientCheckpointing });
-    this.decoder = new Decoder(decoderConfig(config), init, { gradientCheckpointing });
-    const { quant_conv, post_quant_conv } = quantConvs(config, init);
+    this.encoder = init.whole(() => new Encoder(encoderConfig(config), init, { gradientCheckpointing }));
+    this.decoder = init.whole(() => new Decoder(decoderConfig(config), init, { gradientCheckpointing }));
+    const { quant_conv, post_quant_conv } = init.whole(() => quantConvs(config, init));
     this.quant_conv = quant_conv;
     this.post_quant_conv = post_quant_conv;
     this._config = config;
