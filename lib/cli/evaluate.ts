@@ -2,7 +2,7 @@ import { Command } from "commander";
 import { type DigitScore, type Evaluation, evaluate, sideBySide } from "../pipelines/index.js";
 import { interruptible } from "./interrupt.js";
 import { type DrawFlags, drawOptions, whole } from "./options.js";
-import { type Output, showProgress, standardOutput, writePictures } from "./output.js";
+import { type Output, pictureFolder, showProgress, standardOutput, writePictures } from "./output.js";
 
 interface EvaluateFlags extends DrawFlags {
   clips: number;
@@ -30,6 +30,7 @@ export function evaluateCommand(): Command {
 function runEvaluate(flags: EvaluateFlags): Promise<number> {
   const output = standardOutput(flags.json === true);
   return interruptible(async (signal) => {
+    if (flags.out !== undefined) await pictureFolder("evaluate", flags.out);
     const onProgress = (what: string, done: number, total: number) =>
       showProgress(output, { type: "progress", what, done, total }, what, done, total);
     const result = await evaluate(flags.checkpoint, { ...flags, signal, onProgress });
@@ -40,7 +41,7 @@ function runEvaluate(flags: EvaluateFlags): Promise<number> {
 }
 
 async function writeAll(output: Output, folder: string, { vae, digits }: Evaluation): Promise<void> {
-  if (vae) await writePictures(output, folder, "reconstructions", sideBySide(vae), 8);
+  if (vae) await writePictures(output, folder, "reconstructions", sideBySide(vae), { columns: 8 });
   if (digits) await writePictures(output, folder, "samples", digits.video);
 }
 

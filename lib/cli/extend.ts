@@ -4,8 +4,7 @@ import { readAnimation } from "../formats/read-animation.js";
 import { extendVideo, TextToVideo, Video } from "../pipelines/index.js";
 import { interruptible } from "./interrupt.js";
 import { collect, type DrawFlags, drawOptions, RESAMPLE, whole } from "./options.js";
-import { sampleSteps, standardOutput, writePictures } from "./output.js";
-import { writePrompts } from "./prompts.js";
+import { pictureFolder, sampleSteps, standardOutput, writePictures } from "./output.js";
 
 interface ExtendFlags extends DrawFlags {
   source?: string;
@@ -35,6 +34,7 @@ export function extendCommand(): Command {
 function runExtend(flags: ExtendFlags): Promise<number> {
   const output = standardOutput(flags.json === true);
   return interruptible(async (signal) => {
+    await pictureFolder("extend", flags.out);
     const pipeline = await TextToVideo.load(flags.checkpoint, flags);
     try {
       const source = flags.source === undefined ? await heldOut(pipeline, flags) : await readSource(pipeline, flags);
@@ -50,8 +50,7 @@ function runExtend(flags: ExtendFlags): Promise<number> {
         signal,
         onStep,
       });
-      await writePictures(output, flags.out, "extended", video);
-      await writePrompts(output, flags.out, "extended", video.prompts);
+      await writePictures(output, flags.out, "extended", video, { prompts: video.prompts });
       return 0;
     } finally {
       pipeline.dispose();

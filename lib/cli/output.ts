@@ -1,7 +1,9 @@
 /** What commands print: events as JSON lines, or text and a progress bar for people. */
-import { mkdir } from "node:fs/promises";
 import type { SingleBar } from "cli-progress";
+import { save } from "../formats/images.js";
+import { checkOutputFolder, reserveName } from "../formats/output-folder.js";
 import type { Video } from "../pipelines/index.js";
+import { saveOrKeep } from "../pipelines/keep.js";
 import type { TrainEvent } from "../training/events.js";
 
 /** Where a command writes; tests give their own. */
@@ -31,18 +33,41 @@ export function duration(seconds: number): string {
     : `${Math.floor(s / 60)}:${pad(s % 60)}`;
 }
 
-/** Writes a video's pictures into a folder, which is made if it is missing, and names each. */
+/** What pictures of a run take on the disk, roughly. */
+const PICTURE_BYTES = 2 ** 20;
+
+/** Checks the folder that a command writes pictures into, before the work. @throws LtxError `io` */
+export const pictureFolder = (command: string, folder: string): Promise<void> =>
+  checkOutputFolder(folder, `[${command}] --out`, PICTURE_BYTES);
+
+/**
+ * Writes a video's pictures into a folder under the first free name, `what`, `what_1`, …, and names each. Prompts are
+ * written beside them, one a line in the order of the clips.
+ * @throws LtxError as {@link saveOrKeep}
+ */
 export async function writePictures(
   output: Output,
   folder: string,
   what: string,
   video: Video,
-  columns?: number,
+  { columns, prompts }: { columns?: number; prompts?: readonly string[] } = {},
 ): Promise<void> {
-  await mkdir(folder, { recursive: true });
-  for (const path of await video.savePictures(folder, what, columns)) {
-    output.out(output.json ? JSON.stringify({ type: "picture", what, path }) : path);
+  const types = [".gif", ".png", ...(prompts ? [".txt"] : [])];
+  const name = await reserveName(folder, (i) => (i === 0 ? what : `${what}_${i}`), types);
+  const tell = (type: string, path: string) => output.out(output.json ? JSON.stringify({ type, what, path }) : path);
+  try {
+    for (const type of types.slice(0, 2)) {
+      await saveOrKeep(video, name.path(type), { scale: video.pictureScale, columns });
+      tell("picture", name.path(type));
+    }
+  } catch (error) {
+    await name.release();
+    throw error;
   }
+  if (!prompts) return;
+  const lines = prompts.map((prompt) => `${prompt.replace(/[\r\n]+/g, " ")}\n`);
+  await save(name.path(".txt"), Buffer.from(lines.join("")));
+  tell("prompts", name.path(".txt"));
 }
 
 /** Reports how far `what` has come: an event, or a line that a terminal overwrites. */

@@ -2,7 +2,7 @@ import { Command } from "commander";
 import { reconstructHeldOut, sideBySide } from "../pipelines/index.js";
 import { interruptible } from "./interrupt.js";
 import { type ModelFlags, modelOptions, whole } from "./options.js";
-import { standardOutput, writePictures } from "./output.js";
+import { pictureFolder, standardOutput, writePictures } from "./output.js";
 
 interface ReconstructFlags extends ModelFlags {
   numSamples: number;
@@ -25,9 +25,10 @@ function runReconstruct(flags: ReconstructFlags): Promise<number> {
   const output = standardOutput(flags.json === true);
   const { checkpoint, config, numSamples: clips, seed, device } = flags;
   return interruptible(async (signal) => {
+    await pictureFolder("reconstruct", flags.out);
     const result = await reconstructHeldOut(checkpoint, { clips, seed, config, device, signal });
     const { psnr, ssim } = result;
-    await writePictures(output, flags.out, "reconstructions", sideBySide(result), 4);
+    await writePictures(output, flags.out, "reconstructions", sideBySide(result), { columns: 4 });
     output.out(
       output.json
         ? JSON.stringify({ type: "metrics", psnr, ssim })

@@ -11,8 +11,8 @@ import {
 } from "../pipelines/index.js";
 import { interruptible } from "./interrupt.js";
 import { collect, type DrawFlags, drawOptions, RESAMPLE, whole } from "./options.js";
-import { sampleSteps, standardOutput, writePictures } from "./output.js";
-import { readPrompts, writePrompts } from "./prompts.js";
+import { pictureFolder, sampleSteps, standardOutput, writePictures } from "./output.js";
+import { readPrompts } from "./prompts.js";
 
 interface SampleFlags extends DrawFlags {
   numSamples?: number;
@@ -45,6 +45,7 @@ function runSample(flags: SampleFlags): Promise<number> {
   const output = standardOutput(flags.json === true);
   return interruptible(async (signal) => {
     const written = await writtenPrompts(flags);
+    await pictureFolder("sample", flags.out);
     const pipeline = await TextToVideo.load(flags.checkpoint, flags);
     try {
       const prompts = promptsFor(pipeline, written, flags);
@@ -52,8 +53,7 @@ function runSample(flags: SampleFlags): Promise<number> {
       const { steps, guidance, seed, resample } = flags;
       const onStep = sampleSteps(output);
       const video = await generateLong(pipeline, windows, { prompts, steps, guidance, seed, resample, signal, onStep });
-      await writePictures(output, flags.out, "samples", video);
-      await writePrompts(output, flags.out, "samples", prompts);
+      await writePictures(output, flags.out, "samples", video, { prompts });
       return 0;
     } finally {
       pipeline.dispose();

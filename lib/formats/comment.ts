@@ -1,10 +1,22 @@
 /** Texts about a picture inside of its file. */
+import { escapeXml } from "./text.js";
 
 /** `value` as JSON in ASCII, which every reader of metadata shows alike. */
 export function commentJson(value: unknown): string {
   return JSON.stringify(value).replace(/[\u007f-\uffff]/g, (char) => {
     return `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`;
   });
+}
+
+/** An XMP packet with a description (Dublin Core). */
+export function xmpWithDescription(text: string): string {
+  const rdf = "http://www.w3.org/1999/02/22-rdf-syntax-ns#";
+  return (
+    `<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="${rdf}">` +
+    '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:description><rdf:Alt>' +
+    `<rdf:li xml:lang="x-default">${escapeXml(text)}</rdf:li></rdf:Alt></dc:description></rdf:Description>` +
+    "</rdf:RDF></x:xmpmeta>"
+  );
 }
 
 const GIF_TRAILER = 0x3b;

@@ -3,7 +3,7 @@
 import { extname } from "node:path";
 import { check } from "../errors.js";
 import { writeAll, writeFileAtomic } from "./atomic-file.js";
-import { gifWithComment } from "./comment.js";
+import { gifWithComment, xmpWithDescription } from "./comment.js";
 import { loadSharp, type Sharp } from "./text.js";
 
 /** Pixels of a still image: uint8 (height, width, channels), grey or RGB. */
@@ -26,7 +26,10 @@ export interface AnimationOptions {
   scale?: number;
   /** WebP only: 1 to 100, where 100 is lossless; default 90. GIF is exact up to 256 colours a frame. */
   quality?: number;
-  /** A text kept in the file: GIF's comment, the image description of the others. ASCII is read alike everywhere. */
+  /**
+   * A text kept in the file: GIF's comment, the image description of the others in EXIF, beyond 65,000 bytes in XMP. ASCII
+   * is read alike everywhere.
+   */
   comment?: string;
 }
 
@@ -107,8 +110,13 @@ export async function savePng(
   await save(path, await image.png().toBuffer());
 }
 
+/** EXIF beyond this is left out of the file without a word. */
+const MAX_EXIF = 65000;
+
 function describe(image: ReturnType<Sharp>, comment: string | undefined): ReturnType<Sharp> {
-  return comment === undefined ? image : image.withExif({ IFD0: { ImageDescription: comment } });
+  if (comment === undefined) return image;
+  if (Buffer.byteLength(comment) <= MAX_EXIF) return image.withExif({ IFD0: { ImageDescription: comment } });
+  return image.withXmp(xmpWithDescription(comment));
 }
 
 /** Writes encoded bytes atomically. */

@@ -42,7 +42,7 @@ export async function generateLong(
 ): Promise<Video> {
   const later = Math.ceil((windows.frames - windows.first) / windows.step);
   const onStep = inAll(options.onStep, 0, 1 + later);
-  const first = frameRange(await pipeline.generate({ ...options, resample: 1, onStep }), 0, windows.first);
+  const first = (await pipeline.generate({ ...options, resample: 1, onStep })).first(windows.first);
   if (later === 0) return first;
   return grow(pipeline, first, windows, options, 1);
 }
@@ -58,10 +58,10 @@ async function grow(
   const count = before + Math.ceil((frames - start.frames) / step);
   let video = start;
   for (let window = before; window < count; window++) {
-    const observed = frameRange(video, video.frames - overlap, video.frames);
+    const observed = video.range(video.frames - overlap, video.frames);
     const onStep = inAll(options.onStep, window, count);
     const next = await pipeline.generate({ ...options, observed, draw: window, onStep });
-    video = appended(video, frameRange(next, overlap, overlap + Math.min(step, frames - video.frames)));
+    video = appended(video, next.range(overlap, overlap + Math.min(step, frames - video.frames)));
   }
   return video;
 }
@@ -69,14 +69,6 @@ async function grow(
 /** The steps of one window told as those of all. */
 function inAll(onStep: GenerateOptions["onStep"], window: number, windows: number): GenerateOptions["onStep"] {
   return onStep && ((done, total) => onStep(window * total + done, windows * total));
-}
-
-/** The frames from `from` up to and without `to`. */
-export function frameRange(video: Video, from: number, to: number): Video {
-  const { height, width, channels, prompts } = video;
-  const size = height * width * channels;
-  const clips = video.clips.map((clip) => clip.subarray(from * size, to * size));
-  return new Video(clips, to - from, height, width, channels, prompts);
 }
 
 function appended(a: Video, b: Video): Video {

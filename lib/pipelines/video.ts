@@ -8,7 +8,7 @@ import { tileVideos } from "../formats/tile.js";
 export interface SaveOptions extends AnimationOptions {
   /** Clips side by side; about a square unless given. */
   columns?: number;
-  /** Written above each clip: the prompts unless given; false for none. One clip in a video's file has none. */
+  /** Written below each clip: the prompts unless given; false for none. One clip in a video's file has none. */
   labels?: readonly string[] | false;
   /** Videos only: constant rate factor of the encoder, 0 is lossless. */
   crf?: number;
@@ -93,11 +93,17 @@ export class Video {
     return new Video(clips, frames, box.height, box.width, channels, prompts, fps);
   }
 
-  /** The first frames of each clip. */
+  /** The first frames of each clip, without a copy. */
   first(frames: number): Video {
+    return this.range(0, frames);
+  }
+
+  /** The frames from `from` up to and without `to`, without a copy. */
+  range(from: number, to: number): Video {
     const { height, width, channels, prompts, fps } = this;
-    const clips = this.clips.map((clip) => clip.subarray(0, frames * height * width * channels));
-    return new Video(clips, frames, height, width, channels, prompts, fps);
+    const size = height * width * channels;
+    const clips = this.clips.map((clip) => clip.subarray(from * size, to * size));
+    return new Video(clips, to - from, height, width, channels, prompts, fps);
   }
 
   /**
@@ -105,9 +111,13 @@ export class Video {
    * @returns their paths
    */
   async savePictures(folder: string, name: string, columns?: number): Promise<string[]> {
-    const scale = Math.max(1, Math.round(PICTURE_SIDE / Math.max(this.height, this.width)));
     const paths = ["gif", "png"].map((type) => join(folder, `${name}.${type}`));
-    for (const path of paths) await this.save(path, { scale, columns });
+    for (const path of paths) await this.save(path, { scale: this.pictureScale, columns });
     return paths;
+  }
+
+  /** The whole factor by which small clips are enlarged in pictures. */
+  get pictureScale(): number {
+    return Math.max(1, Math.round(PICTURE_SIDE / Math.max(this.height, this.width)));
   }
 }

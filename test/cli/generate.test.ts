@@ -144,7 +144,7 @@ describe("generate", () => {
         ...["--conditioning_start_frames", "0", "24", "--conditioning_strengths", "1", "0.8"],
       );
       expect(conditioned.code).toBe(0);
-      expect(conditioned.stderr).toContain("without ffmpeg");
+      expect(conditioned.stderr).toContain("without an ffmpeg that has libx264");
       expect(conditioned.stderr).toContain(`of ${clip} the first 17 frames are used`);
       const [json] = readdirSync(out).filter((name) => name.endsWith(".json"));
       expect(JSON.parse(readFileSync(join(out, json), "utf8"))).toMatchObject({
@@ -189,7 +189,12 @@ describe("generate refuses", () => {
       run(base, "--frame-rate", "60", "--format", "gif"),
       "frame_rate must be at most 50 for .gif, got 60",
     );
-    await fails(1, run(base, "--output-path", join(image, "x")), "output_path", "cannot be made");
+    await fails(
+      1,
+      run(base, "--output-path", join(image, "x")),
+      "output_path",
+      "cannot be written to: a file is in its place",
+    );
     await fails(2, run(base, "--format", "avi"), "format must be one of", ".mp4");
     await fails(2, run(base, "--conditioning-media-paths", image), "conditioning_start_frames");
     const at = (...frames: string[]) => ["--conditioning-media-paths", image, "--conditioning-start-frames", ...frames];

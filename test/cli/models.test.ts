@@ -56,6 +56,15 @@ describe("sample", () => {
     expect(readFileSync(join(same.out, "samples.gif"))).toEqual(readFileSync(join(out, "samples.gif")));
   });
 
+  it("writes beside what it drew before, under the next name", async () => {
+    const { out } = await ok("sample", "--prompt", "three");
+    const first = readFileSync(join(out, "samples.gif"));
+    const again = await call(...onRun("sample"), "--prompt", "4", "--out", out);
+    expect(again.stdout).toBe(["gif", "png", "txt"].map((type) => `${join(out, `samples_1.${type}`)}\n`).join(""));
+    expect(readFileSync(join(out, "samples.gif"))).toEqual(first);
+    expect(readFileSync(join(out, "samples_1.txt"), "utf8")).toBe("4\n");
+  });
+
   it("draws prompts as the data set has them where nobody gives any", async () => {
     const file = tinyFlowYaml((f) => {
       delete f.diffusion.sampling.prompts;

@@ -1,9 +1,9 @@
 /** ffmpeg as a child process: the program of that name on the PATH, or the one that LTX_FFMPEG names. */
-import { spawn } from "node:child_process";
+import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import type { Readable, Writable } from "node:stream";
-import { LtxError } from "../../errors.js";
+import { type ErrorCode, LtxError } from "../../errors.js";
 
-const INSTALL =
+export const INSTALL =
   "install it (Debian and Ubuntu: apt-get install ffmpeg; Fedora: dnf install ffmpeg-free; others: " +
   "https://ffmpeg.org/download.html), or name it by the environment variable LTX_FFMPEG";
 
@@ -17,35 +17,48 @@ export interface FfmpegRun {
   instead?: string;
   /** Parts of its standard input. */
   input?: Iterable<Uint8Array>;
+  /** Bytes that it finds at `pipe:3`. */
+  extra?: Uint8Array;
   /** Takes what it writes to standard output. */
   onOutput?: (chunk: Buffer) => void;
   signal?: AbortSignal;
+  /** The code of the error when it fails; `file_format` unless given. */
+  failure?: ErrorCode;
 }
 
 /**
  * Runs ffmpeg until it ends.
- * @throws LtxError `unavailable` when there is none, `file_format` with its last words when it fails, `aborted`
+ * @throws LtxError `unavailable` when there is none, `failure` with its last words when it fails, `io` when something
+ *   ends it from outside, `aborted`
  */
 export async function ffmpeg(args: readonly string[], run: FfmpegRun): Promise<void> {
-  const { what, instead, input, onOutput = () => {}, signal } = run;
+  const { what, instead, input, extra, onOutput = () => {}, signal, failure = "file_format" } = run;
   if (signal?.aborted) throw aborted(what);
   const program = process.env.LTX_FFMPEG || "ffmpeg";
-  const child = spawn(program, ["-v", "error", "-nostdin", "-y", ...args], { stdio: ["pipe", "pipe", "pipe"] });
+  const child = spawn(program, ["-v", "error", "-nostdin", "-y", ...args], {
+    stdio: ["pipe", "pipe", "pipe", ...(extra ? ["pipe" as const] : [])],
+  }) as ChildProcessWithoutNullStreams;
   const kill = () => child.kill("SIGKILL");
   signal?.addEventListener("abort", kill, { once: true });
   let complaint = "";
   child.stderr.on("data", (chunk: Buffer) => {
     complaint = (complaint + chunk).slice(-MAX_COMPLAINT);
   });
-  const ended = new Promise<number | null>((resolve, reject) => {
+  const ended = new Promise<number | NodeJS.Signals>((resolve, reject) => {
     child.on("error", reject);
-    child.on("close", resolve);
+    child.on("close", (code, signal) => resolve(code ?? (signal as NodeJS.Signals)));
   });
   try {
     // All at once: whoever fails first, the others end with the process.
-    const [code] = await Promise.all([ended, feed(child.stdin, input ?? []), drain(child.stdout, onOutput)]);
+    const feeding = [feed(child.stdin, input ?? [])];
+    if (extra) feeding.push(feed(child.stdio[3] as unknown as Writable, [extra]));
+    const [end] = await Promise.all([ended, drain(child.stdout, onOutput), ...feeding]);
     if (signal?.aborted) throw aborted(what);
-    if (code !== 0) throw new LtxError("file_format", `[ffmpeg] ${what} failed: ${lastWords(complaint, code)}`);
+    if (typeof end === "string") {
+      const perhaps = end === "SIGKILL" ? ", perhaps by the system for lack of memory" : "";
+      throw new LtxError("io", `[ffmpeg] ${what} failed: ffmpeg was ended by the signal ${end}${perhaps}`);
+    }
+    if (end !== 0) throw new LtxError(failure, `[ffmpeg] ${what} failed: ${lastWords(complaint, end)}`);
   } catch (cause) {
     kill();
     if (cause instanceof LtxError) throw cause;
@@ -64,17 +77,9 @@ export async function ffmpeg(args: readonly string[], run: FfmpegRun): Promise<v
   }
 }
 
-/** Whether ffmpeg can be started. */
-export async function hasFfmpeg(): Promise<boolean> {
-  return ffmpeg(["-version"], { what: "asking for its version" }).then(
-    () => true,
-    (error: LtxError) => error.code !== "unavailable",
-  );
-}
-
 const aborted = (what: string) => new LtxError("aborted", `[ffmpeg] ${what} was aborted`);
 
-function lastWords(complaint: string, code: number | null): string {
+function lastWords(complaint: string, code: number): string {
   const lines = complaint.split("\n").filter((line) => line.trim() !== "");
   return lines.length > 0 ? lines.slice(-3).join("; ") : `it ended with code ${code}`;
 }

@@ -1,10 +1,11 @@
-/** Videos to files with ffmpeg: H.264 in MP4, MOV and Matroska, VP9 in WebM. */
+/** Videos to files with ffmpeg: H.264 in MP4, MOV and Matroska, VP9 in WebM, or what this ffmpeg has in their place. */
 import { open } from "node:fs/promises";
 import { extname } from "node:path";
 import { check } from "../../errors.js";
 import { replaceAtomic } from "../atomic-file.js";
 import { type Animation, checkPixels } from "../images.js";
 import { framesOf } from "./clip.js";
+import { CONTAINERS, type Container, type Encoder, findEncoder, rawInput, type VideoSize } from "./encoders.js";
 import { ffmpeg } from "./ffmpeg.js";
 
 export interface WriteVideoOptions {
@@ -17,61 +18,84 @@ export interface WriteVideoOptions {
   signal?: AbortSignal;
 }
 
-interface Format {
-  muxer: string;
-  codec: string[];
-  crf: number;
-  maxCrf: number;
-}
-
-const h264 = { codec: ["-c:v", "libx264", "-preset", "medium"], crf: 18, maxCrf: 51 };
-const FORMATS: Record<string, Format> = {
-  ".mp4": { ...h264, muxer: "mp4" },
-  ".mov": { ...h264, muxer: "mov" },
-  ".mkv": { ...h264, muxer: "matroska" },
-  ".webm": { muxer: "webm", codec: ["-c:v", "libvpx-vp9", "-b:v", "0", "-row-mt", "1"], crf: 28, maxCrf: 63 },
-};
-
 /** Extensions that {@link writeVideo} knows. */
-export const VIDEO_OUTPUTS = Object.keys(FORMATS);
+export const VIDEO_OUTPUTS = [...CONTAINERS.keys()];
+
+/** The encoder that each container is made for; others make larger files. */
+export const usualEncoder = (type: string): string | undefined => CONTAINERS.get(type)?.encoders[0].name;
 
 const MAX_FPS = 1000;
 
 /**
- * Writes a video whose frames have exactly the clip's size. The file appears whole or not at all. Colours are BT.709;
- * with an odd side they are stored at full resolution, which some players can't show.
- * @throws LtxError `invalid_argument`, `unavailable` without ffmpeg or its encoder, `file_format`, `io`, `aborted`
+ * The encoder that {@link writeVideo} would take for frames of this size; finding it encodes a black one.
+ * @param instead what does without ffmpeg, for messages
+ * @throws LtxError as {@link writeVideo}
  */
-export async function writeVideo(path: string, video: Animation, options: WriteVideoOptions): Promise<void> {
-  const { fps, comment, signal } = options;
-  const format = FORMATS[extname(path).toLowerCase()];
-  check(format !== undefined, "invalid_argument", () => {
+export async function videoEncoder(
+  path: string,
+  size: Omit<VideoSize, "fps">,
+  options: WriteVideoOptions,
+  instead = "give the file the extension .gif or .webp",
+): Promise<Encoder> {
+  const { container, crf, fps } = checkOptions(path, options);
+  return findEncoder(container, crf, { ...size, fps }, { what: `writing ${path}`, instead, signal: options.signal });
+}
+
+function checkOptions(path: string, options: WriteVideoOptions): { container: Container; crf: number; fps: number } {
+  const { fps } = options;
+  const container = CONTAINERS.get(extname(path).toLowerCase());
+  check(container, "invalid_argument", () => {
     return `[save] cannot tell the format of ${path}; a video needs one of the extensions ${VIDEO_OUTPUTS.join(" ")}`;
   });
   check(Number.isFinite(fps) && fps > 0 && fps <= MAX_FPS, "invalid_argument", () => {
     return `[save] fps must be above 0 and at most ${MAX_FPS}, got ${fps}`;
   });
-  const { crf = format.crf } = options;
-  check(Number.isInteger(crf) && crf >= 0 && crf <= format.maxCrf, "invalid_argument", () => {
-    return `[save] crf must be a whole number from 0 to ${format.maxCrf}, got ${crf}`;
+  const { crf = container.crf } = options;
+  check(Number.isInteger(crf) && crf >= 0 && crf <= container.maxCrf, "invalid_argument", () => {
+    return `[save] crf must be a whole number from 0 to ${container.maxCrf}, got ${crf}`;
   });
+  return { container, crf, fps };
+}
+
+/**
+ * Writes a video whose frames have exactly the clip's size. The file appears whole or not at all. Colours are BT.709;
+ * with an odd side they are stored at full resolution where the encoder can, which some players can't show.
+ * @throws LtxError `invalid_argument`, `unavailable` without ffmpeg or an encoder, `io`, `aborted`
+ */
+export async function writeVideo(path: string, video: Animation, options: WriteVideoOptions): Promise<void> {
+  const { fps, comment, signal } = options;
+  const { container } = checkOptions(path, options);
   checkPixels(video, video.frames);
-  const { height, width, channels } = video;
-  const pixels = height % 2 === 0 && width % 2 === 0 ? "yuv420p" : "yuv444p";
-  const input = ["-f", "rawvideo", "-pix_fmt", channels === 1 ? "gray" : "rgb24", "-s", `${width}x${height}`];
+  const { args, pixels } = await videoEncoder(path, video, options);
   const colours = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"];
-  const about = comment === undefined ? [] : ["-metadata", `comment=${comment}`];
+  // A prompt may be longer than a program's argument may be.
+  const about = comment === undefined ? [] : ["-f", "ffmetadata", "-i", "pipe:3", "-map", "0:v", "-map_metadata", "1"];
+  // QuickTime's own comment has a length of 16 bits; longer ones get a tag of another kind.
+  const longMov = container.muxer === "mov" && Buffer.byteLength(comment ?? "") > 0xffff;
+  const flags = longMov ? "+faststart+use_metadata_tags" : "+faststart";
   await replaceAtomic(path, async (temporary) => {
     await ffmpeg(
       [
-        ...[...input, "-framerate", String(fps), "-i", "pipe:0", "-an"],
+        ...[...rawInput({ ...video, fps }), ...about, "-an"],
         ...["-vf", `scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,format=${pixels}`],
-        ...[...format.codec, "-crf", String(crf), ...colours, ...about],
-        ...["-movflags", "+faststart", "-f", format.muxer, `file:${temporary}`],
+        ...[...args, ...colours, "-movflags", flags, "-f", container.muxer, `file:${temporary}`],
       ],
-      { what: `writing ${path}`, instead: "give the file the extension .gif or .webp", input: framesOf(video), signal },
+      {
+        what: `writing ${path}`,
+        input: framesOf(video),
+        extra: comment === undefined ? undefined : ffmetadata({ comment }),
+        signal,
+        failure: "io",
+      },
     );
     const file = await open(temporary, "r+");
     await file.sync().finally(() => file.close());
   });
+}
+
+/** Tags in ffmpeg's own text format. */
+function ffmetadata(tags: Record<string, string>): Buffer {
+  const escaped = (text: string) => text.replaceAll("\0", " ").replace(/[=;#\\\n]/g, "\\$&");
+  const lines = Object.entries(tags).map(([name, value]) => `${escaped(name)}=${escaped(value)}\n`);
+  return Buffer.from(`;FFMETADATA1\n${lines.join("")}`);
 }

@@ -1,15 +1,13 @@
 /** A video file from a prompt, by an official release: what the official command does. */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { loadPipelineConfig } from "../../config/deferred.js";
 import type { PassConfig, PipelineConfig } from "../../config/index.js";
-import { LtxError } from "../../errors.js";
 import { commentJson } from "../../formats/comment.js";
-import { save } from "../../formats/images.js";
 import { promptWords } from "../../formats/media/sizes.js";
-import { exists } from "../../formats/paths.js";
+import { checkOutputFolder, reserveName } from "../../formats/output-folder.js";
 import { device as openDevice } from "../../tensor/index.js";
 import { version } from "../../version.js";
+import { saveOrKeep } from "../keep.js";
 import type { DenoisingStep } from "../official/denoise.js";
 import { LtxMultiScalePipeline, type MultiScaleOptions } from "../official/multi-scale.js";
 import { LtxVideoPipeline } from "../official/pipeline.js";
@@ -17,7 +15,7 @@ import type { PassOptions } from "../official/request.js";
 import type { Video } from "../video.js";
 import { findReleaseConfig, findReleaseFiles, type ReleaseFiles } from "./files.js";
 import { checkFits, planRelease } from "./plan.js";
-import { type CheckedRequest, checkRequest, type ReleaseRequest, readRequestMedia } from "./request.js";
+import { type CheckedRequest, checkEncoder, checkRequest, type ReleaseRequest, readRequestMedia } from "./request.js";
 
 export interface ReleaseOptions {
   /** The YAML file of a release, or the name of one that is shipped. */
@@ -50,11 +48,13 @@ export async function generateRelease(request: ReleaseRequest, options: ReleaseO
   const { signal, onNotice = () => {} } = options;
   const file = await findReleaseConfig(options.pipelineConfig);
   const config = await loadPipelineConfig(file, options.overrides);
-  const checked = await checkRequest(request, config);
+  const checked = checkRequest(request, config);
   const files = await findReleaseFiles(config, file);
   checkFits(await planRelease(config, files, checked.padded, { ...options, device: openDevice(options.device) }));
+  for (const notice of await checkEncoder(checked, signal)) onNotice(notice);
   const media = await readRequestMedia(checked, signal);
   for (const notice of [...media.notices, ...enhancerNotice(checked, config)]) onNotice(notice);
+  const folder = await resultFolder(checked);
 
   const { padded, height, width, numFrames, seed, frameRate } = checked;
   const call: Call = {
@@ -76,18 +76,27 @@ export async function generateRelease(request: ReleaseRequest, options: ReleaseO
     signal,
     onStep: options.onStep,
   };
-  const folder = await outputFolder(checked);
-  const video = await draw(call, config, files, options);
-  const { left, top } = padded.padding;
-  const result = video.crop({ left, top, height, width }).first(numFrames);
-
   const settings = settingsOf(checked, config, files, options);
-  const path = await freeName(folder, checked);
-  // Where files lie on this machine is nobody else's business.
-  const comment = commentJson({ ...settings, files: undefined });
-  await result.save(path, { labels: false, comment, signal });
-  await save(path.replace(/\.\w+$/, ".json"), Buffer.from(`${JSON.stringify(settings, null, 2)}\n`));
-  return { path, settings };
+  // Its settings hold the name while the video is drawn.
+  const name = await reserveName(
+    folder,
+    officialName(checked),
+    [".json", extensionOf(checked)],
+    `${JSON.stringify(settings, null, 2)}\n`,
+  );
+  try {
+    const video = await draw(call, config, files, options);
+    const { left, top } = padded.padding;
+    const result = video.crop({ left, top, height, width }).first(numFrames);
+    // Where files lie on this machine is nobody else's business.
+    const comment = commentJson({ ...settings, files: undefined });
+    const path = name.path(extensionOf(checked));
+    await saveOrKeep(result, path, { labels: false, comment, signal });
+    return { path, settings };
+  } catch (error) {
+    await name.release();
+    throw error;
+  }
 }
 
 type Call = Omit<MultiScaleOptions, "outputType">;
@@ -184,22 +193,23 @@ function settingsOf(
   };
 }
 
-/** The folder for the result, which is made: before the work, as it may be impossible. */
-async function outputFolder({ outputPath }: CheckedRequest): Promise<string> {
+const extensionOf = ({ numFrames, format }: CheckedRequest): string => (numFrames === 1 ? ".png" : format);
+
+/** Of the raw frames' bytes, what a file takes at most, as a rule: those with loss, and those without. */
+const COMPRESSED = 1 / 6;
+const PLAIN = 1 / 2;
+
+/** The folder for the result, which must be writable. */
+async function resultFolder(request: CheckedRequest): Promise<string> {
+  const { outputPath, height, width, numFrames } = request;
   const folder = outputPath ?? join("outputs", new Date().toISOString().slice(0, 10));
-  await mkdir(folder, { recursive: true }).catch((cause) => {
-    throw new LtxError("io", `[generate] output_path ${folder} cannot be made: ${cause.message}`, { cause });
-  });
+  const share = [".gif", ".png"].includes(extensionOf(request)) ? PLAIN : COMPRESSED;
+  await checkOutputFolder(folder, "[generate] output_path", height * width * 3 * numFrames * share);
   return folder;
 }
 
-/** The first free name by the official rule. */
-async function freeName(folder: string, request: CheckedRequest): Promise<string> {
-  const { prompt, seed, height, width, numFrames, format } = request;
-  const [kind, type] = numFrames === 1 ? ["image", ".png"] : ["video", format];
-  const name = `${kind}_output_0_${promptWords(prompt)}_${seed}_${height}x${width}x${numFrames}`;
-  for (let i = 0; ; i++) {
-    const path = join(folder, `${name}_${i}`);
-    if (!(await exists(path + type)) && !(await exists(`${path}.json`))) return path + type;
-  }
+/** The names of results by the official rule. */
+function officialName({ prompt, seed, height, width, numFrames }: CheckedRequest): (index: number) => string {
+  const kind = numFrames === 1 ? "image" : "video";
+  return (i) => `${kind}_output_0_${promptWords(prompt)}_${seed}_${height}x${width}x${numFrames}_${i}`;
 }

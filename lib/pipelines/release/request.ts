@@ -2,11 +2,11 @@
 import type { PipelineConfig } from "../../config/index.js";
 import { check, LtxError } from "../../errors.js";
 import { firstFrames, type PixelClip } from "../../formats/media/clip.js";
-import { hasFfmpeg } from "../../formats/media/ffmpeg.js";
+import { hasX264 } from "../../formats/media/encoders.js";
 import { prepareMedia } from "../../formats/media/prepare.js";
 import { readMedia } from "../../formats/media/read-video.js";
 import { conditioningFrames, type PaddedSize, paddedSize } from "../../formats/media/sizes.js";
-import { VIDEO_OUTPUTS } from "../../formats/media/write-video.js";
+import { usualEncoder, VIDEO_OUTPUTS, videoEncoder } from "../../formats/media/write-video.js";
 
 /** The official command's own defaults. */
 export const DEFAULTS = {
@@ -48,8 +48,8 @@ export type CheckedRequest = ReleaseRequest &
 
 const FORMATS = [...VIDEO_OUTPUTS, ".gif", ".webp"];
 
-/** @throws LtxError `invalid_argument` naming the first argument that makes no sense, `unavailable` without ffmpeg */
-export async function checkRequest(request: ReleaseRequest, config: PipelineConfig): Promise<CheckedRequest> {
+/** @throws LtxError `invalid_argument` naming the first argument that makes no sense */
+export function checkRequest(request: ReleaseRequest, config: PipelineConfig): CheckedRequest {
   const given = Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined));
   const full = { ...DEFAULTS, format: ".mp4", ...given } as CheckedRequest;
   const { height, width, numFrames } = full;
@@ -67,14 +67,23 @@ export async function checkRequest(request: ReleaseRequest, config: PipelineConf
   if (full.frameRate > fastest) throw fault("frame_rate", full.frameRate, `at most ${fastest} for ${full.format}`);
   checkConditioning(full);
   if (full.inputMediaPath !== undefined) checkSource(config);
-  if (numFrames > 1 && VIDEO_OUTPUTS.includes(full.format) && !(await hasFfmpeg())) {
-    throw new LtxError(
-      "unavailable",
-      `[generate] writing ${full.format} needs ffmpeg, which was not found: install it (Debian and Ubuntu: apt-get ` +
-        "install ffmpeg), name it by LTX_FFMPEG, or choose --format gif or webp, which need nothing",
-    );
-  }
   return { ...full, padded: paddedSize({ height, width, frames: numFrames }) };
+}
+
+/**
+ * Makes sure that the result can be encoded; what is written without ffmpeg always can.
+ * @returns what the user should know of it
+ * @throws LtxError `unavailable` without ffmpeg, or without an encoder that takes such a video
+ */
+export async function checkEncoder(request: CheckedRequest, signal?: AbortSignal): Promise<string[]> {
+  const { format, height, width, numFrames, frameRate: fps } = request;
+  if (numFrames === 1 || !VIDEO_OUTPUTS.includes(format)) return [];
+  const size = { height, width, channels: 3 };
+  const instead = "choose --format gif or webp, which need nothing";
+  const { name } = await videoEncoder(`the video as ${format}`, size, { fps, signal }, instead);
+  const usual = usualEncoder(format);
+  if (name === usual) return [];
+  return [`this ffmpeg has no ${usual} for ${width}x${height}: the video is encoded by ${name}, and larger for that`];
 }
 
 function checkConditioning(request: CheckedRequest): void {
@@ -140,11 +149,11 @@ export interface RequestMedia {
 export async function readRequestMedia(request: CheckedRequest, signal?: AbortSignal): Promise<RequestMedia> {
   const { inputMediaPath, conditioningMediaPaths: paths = [], padded } = request;
   const notices: string[] = [];
-  const compressed = (paths.length === 0 && inputMediaPath === undefined) || (await hasFfmpeg());
+  const compressed = (paths.length === 0 && inputMediaPath === undefined) || (await hasX264(signal));
   if (!compressed) {
     notices.push(
-      "without ffmpeg the given images are used as they are; the models were trained on frames from compressed videos, " +
-        "and move better from such ones",
+      "without an ffmpeg that has libx264 the given images are used as they are; the models were trained on frames from " +
+        "compressed videos, and move better from such ones",
     );
   }
   const size = { height: request.height, width: request.width, padding: padded.padding };

@@ -170,7 +170,7 @@ describe.skipIf(withoutFfmpeg)("videos", () => {
     const writing = writeVideo(at("stopped.mp4"), clip, { fps: 10, signal: stop.signal }).catch((error) => error);
     setTimeout(() => stop.abort(), 20);
     expect((await writing) as LtxError).toMatchObject({ code: "aborted" });
-    expect(await failure(() => writeVideo(at("none/a.mp4"), clip, { fps: 10 }))).toMatchObject({ code: "file_format" });
+    expect(await failure(() => writeVideo(at("none/a.mp4"), clip, { fps: 10 }))).toMatchObject({ code: "io" });
     expect(readdirSync(folder).filter((name) => name.includes("stopped"))).toEqual([]);
     const gone = await failure(() => readMedia(at("a.mp4"), { signal: AbortSignal.abort() }));
     expect(gone.code).toBe("aborted");
