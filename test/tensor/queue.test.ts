@@ -13,15 +13,20 @@ describe("the queue", () => {
   });
 
   it("does not block: calls return while work is pending", async () => {
-    const size = 2 ** 20;
-    const x = full([size], 1);
-    let ticks = 0;
-    const timer = setInterval(() => ticks++, 1);
-    for (let i = 0; i < 200; i++) launch("unary", [x, x], [10, 0, 0]);
-    await device().synchronize();
-    clearInterval(timer);
-    expect(ticks).toBeGreaterThan(3);
-    x.dispose();
+    // A GPU is done with a small tensor before the timer can tick: take the first size that keeps the device busy.
+    for (let size = 2 ** 20, busy = 0; busy < 20 && size <= 2 ** 28; size *= 4) {
+      const x = full([size], 1);
+      await device().synchronize();
+      let ticks = 0;
+      const timer = setInterval(() => ticks++, 1);
+      const begun = performance.now();
+      for (let i = 0; i < 200; i++) launch("unary", [x, x], [10, 0, 0]);
+      await device().synchronize();
+      busy = performance.now() - begun;
+      clearInterval(timer);
+      if (busy >= 20) expect(ticks).toBeGreaterThan(3);
+      x.dispose();
+    }
   });
 });
 

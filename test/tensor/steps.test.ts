@@ -1,4 +1,7 @@
-/** Steps that are recorded and replayed, on the emulator: it stores launches where a GPU's driver makes a graph. */
+/**
+ * Steps that are recorded and replayed: on the GPU that LTX_DEVICE names, whose driver makes a graph of them, else on the
+ * emulator, which stores the launches.
+ */
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Initializer, type Parameter } from "../../lib/nn/index.js";
@@ -9,19 +12,21 @@ import { type Compiled, compileLibrary } from "../support/compiled.js";
 
 const LIBRARIES = process.env.LTX_BACKEND_PATH ?? join(__dirname, "..", "..", "build", "emulator");
 
-/** The emulator, or why it can't be used. */
-function openEmulator(): Device | string {
+const NAME = process.env.LTX_DEVICE?.startsWith("cuda") ? process.env.LTX_DEVICE : "emulator";
+
+/** The device that records, or why it can't be used. */
+function openRecorder(): Device | string {
   process.env.LTX_BACKEND_PATH = LIBRARIES;
   try {
-    return device("emulator");
+    return device(NAME);
   } catch (error) {
     return (error as Error).message;
   }
 }
 
-const opened = openEmulator();
+const opened = openRecorder();
 const missing = typeof opened === "string" ? ` (skipped: npm run build:emulator makes it; ${opened})` : "";
-const emulator = opened as Device;
+const recorder = opened as Device;
 
 const WIDTH = 16;
 const LAYERS = 3;
@@ -42,18 +47,18 @@ interface Training {
 /** Losses and final weights of a small network whose input, noise and learning rate differ at each step. */
 async function train(options: Training = {}): Promise<number[]> {
   const { graphs = true, steps = 8, rows = () => 6, factor = () => 1, middle, after } = options;
-  emulator.stepGraphs = graphs;
-  const init = new Initializer(emulator, 1);
+  recorder.stepGraphs = graphs;
+  const init = new Initializer(recorder, 1);
   const weights = Array.from({ length: LAYERS }, () => init.uniform([WIDTH, WIDTH], 0.4));
   const optimizer = new Adam(weights, { lr: 1e-2, maxGradNorm: 1 });
   const results: number[] = [];
   for (let k = 0; k < steps; k++) {
-    const loss = emulator.step(() =>
+    const loss = recorder.step(() =>
       scope(() => {
         const shape = [rows(k), WIDTH];
         const input = Float32Array.from({ length: shape[0] * WIDTH }, (_, i) => Math.sin(i + 7 * k));
-        const noise = normal(shape, { seed: 1, step: k, purpose: 2 }, { device: emulator });
-        let x = add(Tensor.from(input, shape, { device: emulator }), affine(noise, 0.1));
+        const noise = normal(shape, { seed: 1, step: k, purpose: 2 }, { device: recorder });
+        let x = add(Tensor.from(input, shape, { device: recorder }), affine(noise, 0.1));
         for (const w of weights) x = linear(normAct(x, { kind: "rms_norm", activation: "silu" }), w);
         middle?.(k, x);
         const result = mean(square(affine(x, factor(k))));
@@ -69,16 +74,16 @@ async function train(options: Training = {}): Promise<number[]> {
   for (const w of weights) results.push(...(await w.read()));
   optimizer.dispose();
   for (const w of weights) w.dispose();
-  emulator.stepGraphs = true;
-  await emulator.synchronize();
+  recorder.stepGraphs = true;
+  await recorder.synchronize();
   return results;
 }
 
 /** What the report counts from here on. */
 function counted() {
-  const { steps, replayed } = emulator.stepReport();
+  const { steps, replayed } = recorder.stepReport();
   return () => {
-    const now = emulator.stepReport();
+    const now = recorder.stepReport();
     return { steps: now.steps - steps, replayed: now.replayed - replayed };
   };
 }
@@ -93,12 +98,12 @@ async function expectSame(options: Training): Promise<ReturnType<ReturnType<type
   return counts;
 }
 
-describe.skipIf(missing !== "")(`steps on the emulator${missing}`, () => {
+describe.skipIf(missing !== "")(`steps on ${NAME}${missing}`, () => {
   it("are replayed from the fourth on, to the bit", async () => {
-    let last = emulator.stepReport();
+    let last = recorder.stepReport();
     const counts = await expectSame({
       after: () => {
-        if (emulator.stepGraphs) last = emulator.stepReport();
+        if (recorder.stepGraphs) last = recorder.stepReport();
       },
     });
     expect(counts.steps).toBe(8);
@@ -112,7 +117,7 @@ describe.skipIf(missing !== "")(`steps on the emulator${missing}`, () => {
 
   it("say that they warm up", async () => {
     const reasons: (string | null)[] = [];
-    await train({ after: () => void reasons.push(emulator.stepReport().reason) });
+    await train({ after: () => void reasons.push(recorder.stepReport().reason) });
     expect(reasons[0]).toMatch(/moved|first step|earlier step/);
     expect(reasons).toContain("seen 2 times; recorded at the third");
     expect(reasons).toContain("recorded in this step");
@@ -127,7 +132,7 @@ describe.skipIf(missing !== "")(`steps on the emulator${missing}`, () => {
       middle: (k, x) => {
         if (k === 6) values.push(x.read());
       },
-      after: () => void reasons.push(emulator.stepReport().reason),
+      after: () => void reasons.push(recorder.stepReport().reason),
     });
     expect(reasons[6]).toBe("a tensor was read in mid-step");
     expect(reasons[7]).toBeNull();
@@ -147,7 +152,7 @@ describe.skipIf(missing !== "")(`steps on the emulator${missing}`, () => {
       steps: 12,
       rows: (k) => k + 3,
       after: () => {
-        if (emulator.stepGraphs) reason = emulator.stepReport().reason;
+        if (recorder.stepGraphs) reason = recorder.stepReport().reason;
       },
     });
     expect(counts.replayed).toBe(0);
@@ -173,17 +178,17 @@ describe.skipIf(missing !== "")(`steps on the emulator${missing}`, () => {
   });
 
   it("see weights that are overwritten within them", async () => {
-    const other = new Initializer(emulator, 5).uniform([WIDTH, WIDTH], 0.4);
+    const other = new Initializer(recorder, 5).uniform([WIDTH, WIDTH], 0.4);
     const values = (k: number) => Float32Array.from({ length: WIDTH * WIDTH }, (_, i) => Math.sin(i + k));
     const run = async (graphs: boolean) => {
-      emulator.stepGraphs = graphs;
+      recorder.stepGraphs = graphs;
       const results: number[] = [];
       other.write(values(-1));
       for (let k = 0; k < 8; k++) {
-        const y = emulator.step(() =>
+        const y = recorder.step(() =>
           noGrad(() =>
             scope(() => {
-              let x = normal([4, WIDTH], { seed: 1, step: 1, purpose: 1 }, { device: emulator });
+              let x = normal([4, WIDTH], { seed: 1, step: 1, purpose: 1 }, { device: recorder });
               for (let i = 0; i < 10; i++) x = linear(x, other);
               other.write(values(k));
               for (let i = 0; i < 10; i++) x = linear(affine(x, 0.1), other);
@@ -198,7 +203,7 @@ describe.skipIf(missing !== "")(`steps on the emulator${missing}`, () => {
     };
     expect(await run(true)).toEqual(await run(false));
     other.dispose();
-    emulator.stepGraphs = true;
+    recorder.stepGraphs = true;
   });
 
   it("settle although something stays behind at each", async () => {
@@ -209,7 +214,7 @@ describe.skipIf(missing !== "")(`steps on the emulator${missing}`, () => {
       middle: (_, x) => {
         kept.push(keep(noGrad(() => affine(x, 1))));
       },
-      after: () => void reasons.push(emulator.stepReport().reason),
+      after: () => void reasons.push(recorder.stepReport().reason),
     });
     expect(reasons.some((reason) => /^operand \d+ of \w+ moved$/.test(reason ?? ""))).toBe(true);
     expect(counts.steps).toBe(24);
@@ -217,21 +222,21 @@ describe.skipIf(missing !== "")(`steps on the emulator${missing}`, () => {
   });
 
   it("are not replayed while kernels are measured", async () => {
-    emulator.startProfile();
+    recorder.startProfile();
     const count = counted();
     await train();
     expect(count().replayed).toBe(0);
-    expect(emulator.stepReport().reason).toBe("kernels are being measured");
-    const profile = emulator.stopProfile();
+    expect(recorder.stepReport().reason).toBe("kernels are being measured");
+    const profile = recorder.stopProfile();
     expect(profile.find(({ op }) => op === "linear")?.calls).toBe(8 * LAYERS);
   });
 
   it("report a failing kernel by its op, and go on", async () => {
-    const x = Tensor.from([1, 2], [2], { device: emulator });
-    const whole = Tensor.from(Int32Array.of(1, 2), [1, 1, 2], { device: emulator });
-    const angles = Tensor.from([0, 0], [1, 2], { device: emulator });
+    const x = Tensor.from([1, 2], [2], { device: recorder });
+    const whole = Tensor.from(Int32Array.of(1, 2), [1, 1, 2], { device: recorder });
+    const angles = Tensor.from([0, 0], [1, 2], { device: recorder });
     const step = (bad: boolean) =>
-      emulator.step(() => {
+      recorder.step(() => {
         for (let i = 0; i < 9; i++) launch("cast", [x, x], [1, 1]);
         if (bad) launch("rope", [whole, angles, angles, whole], [0]);
         for (let i = 0; i < 9; i++) launch("cast", [x, x], [1, 1]);
@@ -245,38 +250,38 @@ describe.skipIf(missing !== "")(`steps on the emulator${missing}`, () => {
     expect([...(await x.read())]).toEqual([37, 38]);
     for (let k = 0; k < 4; k++) step(false);
     expect([...(await x.read())]).toEqual([109, 110]);
-    expect(emulator.stepReport().reason).toBeNull();
+    expect(recorder.stepReport().reason).toBeNull();
     for (const tensor of [x, whole, angles]) tensor.dispose();
   });
 
   it("drop their recordings with the parameters", async () => {
-    const before = emulator.stepReport().recordedSegments;
+    const before = recorder.stepReport().recordedSegments;
     let during = 0;
     await train({
       after: () => {
-        during = emulator.stepReport().recordedSegments;
+        during = recorder.stepReport().recordedSegments;
       },
     });
     expect(during).toBeGreaterThan(before);
-    expect(emulator.stepReport().recordedSegments).toBe(before);
+    expect(recorder.stepReport().recordedSegments).toBe(before);
   });
 
   it("may be nested, fail and be switched off", async () => {
     const count = counted();
-    expect(emulator.step(() => emulator.step(() => 7))).toBe(7);
+    expect(recorder.step(() => recorder.step(() => 7))).toBe(7);
     expect(() =>
-      emulator.step(() => {
+      recorder.step(() => {
         throw new Error("planted");
       }),
     ).toThrow("planted");
-    await emulator.synchronize();
+    await recorder.synchronize();
     expect(count().steps).toBe(2);
-    emulator.stepGraphs = false;
-    expect(emulator.step(() => 8)).toBe(8);
-    await emulator.synchronize();
+    recorder.stepGraphs = false;
+    expect(recorder.step(() => 8)).toBe(8);
+    await recorder.synchronize();
     expect(count().steps).toBe(2);
-    expect(emulator.stepReport().reason).toBe("switched off");
-    emulator.stepGraphs = true;
+    expect(recorder.stepReport().reason).toBe("switched off");
+    recorder.stepGraphs = true;
   });
 
   describe("in processes", () => {
@@ -289,7 +294,7 @@ describe.skipIf(missing !== "")(`steps on the emulator${missing}`, () => {
     const worker = (body: string) => `
       const { parentPort, workerData } = require("node:worker_threads");
       const tensor = require(workerData.tensor), ops = require(workerData.ops);
-      const device = tensor.device("emulator");
+      const device = tensor.device(${JSON.stringify(NAME)});
       const step = (k, n) => device.step(() => tensor.scope(() => {
         let x = ops.normal([64], { seed: k, step: 1, purpose: 1 }, { device });
         for (let i = 0; i < n; i++) x = ops.affine(x, 0.5, 1);
@@ -303,7 +308,7 @@ describe.skipIf(missing !== "")(`steps on the emulator${missing}`, () => {
 
     it("end while a step is open", async () => {
       const { code, stderr } = await library.run(`${prepare}
-        const device = tensor.device("emulator");
+        const device = tensor.device(${JSON.stringify(NAME)});
         const x = ops.full([1000], 1, { device });
         device.step(() => {
           for (let i = 0; i < 20000; i++) tensor.launch("cast", [x, x], [1, 1]);
@@ -322,7 +327,7 @@ describe.skipIf(missing !== "")(`steps on the emulator${missing}`, () => {
             for (;;) tensor.launch("cast", [x, x], [1, 1]);
           });`);
       const { code, stdout, stderr } = await library.run(`${prepare}${script()}
-        const device = tensor.device("emulator");
+        const device = tensor.device(${JSON.stringify(NAME)});
         const x = ops.full([4], 2, { device }), before = device.memory().live;
         const one = worker();
         one.on("message", async () => {
