@@ -20,7 +20,8 @@ export * from "./data/index.js";
 export * as diffusion from "./diffusion/index.js";
 export { type ErrorCode, LtxError } from "./errors.js";
 export * from "./formats/media/index.js";
-export { applyLoras, type Lora, openLora, type WeightedLora, withLoras } from "./formats/official/lora.js";
+export { type Lora, openLora, type WeightedLora } from "./formats/official/lora.js";
+export { applyLoras, withLoras } from "./formats/official/lora-merge.js";
 export {
   type OfficialConfigs,
   type OfficialLayout,

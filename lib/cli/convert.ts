@@ -1,6 +1,6 @@
 import { Command, InvalidArgumentError, Option } from "commander";
 import { type ConvertOptions, convert } from "../pipelines/convert.js";
-import { collect } from "./options.js";
+import { collect, weightedLora } from "./options.js";
 import { standardOutput } from "./output.js";
 
 interface ConvertFlags {
@@ -20,12 +20,13 @@ export function convertCommand(): Command {
     .description("write a model's checkpoint in another form: PyTorch's as safetensors, official models as diffusers'")
     .requiredOption(
       "--checkpoint <path>",
-      "a .pt or safetensors file, a checkpoint's, run's or diffusers folder, a LoRA",
+      "a .pt or safetensors file, a checkpoint's, run's or diffusers folder, a LoRA's file or folder",
     )
     .requiredOption("--out <path>", "the safetensors file to write, or a folder where the result has several")
     .addOption(
       new Option("--to <form>", "of official models and their LoRAs: the form to write").choices([
         "official",
+        "comfyui",
         "diffusers",
         "ltx-native",
       ]),
@@ -58,18 +59,16 @@ function bytes(text: string): number {
   return size;
 }
 
-/** A path, and behind its last colon the weight. */
-function loraOf(text: string): { path: string; weight: number } {
-  const [, path, weight] = /^(.+):(-?\d+(?:\.\d+)?)$/.exec(text) ?? [];
-  return path ? { path, weight: Number(weight) } : { path: text, weight: 1 };
-}
-
 async function runConvert({ checkpoint, out, lora, json, ...options }: ConvertFlags): Promise<number> {
   const output = standardOutput(json === true);
   const { to, dtype, maxShardSize, config, force } = options;
-  const loras = lora?.map(loraOf);
+  const loras = lora && (await Promise.all(lora.map(weightedLora)));
   const result = await convert(checkpoint, out, { to, dtype, maxShardSize, loras, config, force });
-  const { tensors, bytes: written } = result;
+  const { tensors, bytes: written, notices } = result;
+  for (const notice of notices) {
+    if (json) output.out(JSON.stringify({ type: "notice", message: notice }));
+    else output.err(notice);
+  }
   output.out(
     json
       ? JSON.stringify({ type: "converted", ...result })

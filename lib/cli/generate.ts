@@ -1,9 +1,8 @@
 import { Command } from "commander";
-import { LtxError } from "../errors.js";
 import { generateRelease, type ReleaseRequest } from "../pipelines/index.js";
 import { DEFAULTS } from "../pipelines/release/request.js";
 import { interruptible } from "./interrupt.js";
-import { collect, number, whole } from "./options.js";
+import { collect, number, weightedLora, whole } from "./options.js";
 import { showProgress, standardOutput } from "./output.js";
 import { numbers, offloaded, overridesOf, type ReleaseFlags, releaseOptions } from "./release-options.js";
 
@@ -48,7 +47,7 @@ function runGenerate(flags: GenerateFlags): Promise<number> {
         overrides: await overridesOf(flags),
         device,
         offload: offloaded(flags),
-        loras: lora.map(weighted),
+        loras: await Promise.all(lora.map(weightedLora)),
         signal,
         onNotice: (message) =>
           output.json ? output.out(JSON.stringify({ type: "notice", message })) : output.err(message),
@@ -65,16 +64,4 @@ function runGenerate(flags: GenerateFlags): Promise<number> {
     output.out(output.json ? JSON.stringify({ type: "picture", what: "generated", path, settings }) : path);
     return 0;
   });
-}
-
-/** `file.safetensors:0.8`, or weight 1. */
-function weighted(text: string): { path: string; weight: number } {
-  const [, path, weight = "1"] = /^(.+?)(?::([-+.\d]+))?$/.exec(text) ?? [];
-  if (path === undefined || !Number.isFinite(Number(weight))) {
-    throw new LtxError(
-      "invalid_argument",
-      `[generate] --lora ${text}: expected a file, or file:weight as in a.safetensors:0.8`,
-    );
-  }
-  return { path, weight: Number(weight) };
 }

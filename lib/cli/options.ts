@@ -1,4 +1,6 @@
 import { type Command, InvalidArgumentError } from "commander";
+import { check } from "../errors.js";
+import { exists } from "../formats/paths.js";
 
 /** A whole number of at least `least`. */
 export function whole(least: number) {
@@ -24,6 +26,26 @@ export function number(least: number) {
 
 /** Collects an option that may be given several times. */
 export const collect = (text: string, before: string[] = []): string[] => [...before, text];
+
+const WEIGHTED = /^(.+):([^:/]*)$/;
+const NUMBER = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i;
+/** What can only have been meant as a number. */
+const LIKE_A_NUMBER = /^(?:[-+.\de]*|[-+]?(?:nan|inf(?:inity)?))$/i;
+
+/**
+ * A LoRA's path and, behind its last colon, the weight that it is added with: `a.safetensors:0.8`, else 1. What is there
+ * under the whole text is that.
+ * @throws LtxError `invalid_argument` when what follows the colon is not a number
+ */
+export async function weightedLora(text: string): Promise<{ path: string; weight: number }> {
+  const [, path, weight] = WEIGHTED.exec(text) ?? [];
+  if (path === undefined || (await exists(text))) return { path: text, weight: 1 };
+  if (NUMBER.test(weight) && Number.isFinite(Number(weight))) return { path, weight: Number(weight) };
+  check(!LIKE_A_NUMBER.test(weight) && !(await exists(path)), "invalid_argument", () => {
+    return `[lora] --lora ${text}: the weight ${JSON.stringify(weight)} is not a number: expected a file, or file:weight as in a.safetensors:0.8`;
+  });
+  return { path: text, weight: 1 };
+}
 
 /** What every command takes that works with a trained model. */
 export interface ModelFlags {

@@ -120,29 +120,45 @@ export function isFloat(dtype: SafetensorsDtype): boolean {
   return ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"].includes(dtype);
 }
 
+/** The place of the first NaN or infinity, or -1. */
+export function firstNonFinite(values: Float32Array): number {
+  // A loop, since weights have hundreds of millions of elements.
+  for (let i = 0; i < values.length; i++) if (values[i] - values[i] !== 0) return i;
+  return -1;
+}
+
 /** What floats can be rounded to. */
 export type RoundedDtype = "F32" | "BF16" | "F16" | "F8_E4M3";
 
 /**
  * Values as little-endian bytes of another float type, rounded to nearest, ties to even; NaN stays NaN. Undefined where
- * a finite value is beyond the range of F16 or F8_E4M3 (which has no infinity either). F32 is a view, not a copy.
+ * a finite value is beyond the range of the type, or an infinite one for F8_E4M3, which has none. F32 is a view, not a
+ * copy.
  */
 export function fromFloat32(values: Float32Array, dtype: RoundedDtype): Uint8Array | undefined {
   if (dtype === "F32") return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
   const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  if (dtype === "BF16") return bf16Bytes(words);
   const out = dtype === "F8_E4M3" ? new Uint8Array(values.length) : new Uint16Array(values.length);
   for (let i = 0; i < out.length; i++) {
-    const pattern = dtype === "BF16" ? bf16Bits(words[i]) : smallBits(values[i], words[i], SMALL_FLOATS[dtype]);
+    const pattern = smallBits(values[i], words[i], SMALL_FLOATS[dtype]);
     if (pattern === undefined) return undefined;
     out[i] = pattern;
   }
   return new Uint8Array(out.buffer);
 }
 
-/** The upper half of a float32's bits, rounded. */
-function bf16Bits(word: number): number {
-  const nan = (word & 0x7fffffff) > 0x7f800000;
-  return nan ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
+/** The upper half of the bits of float32, rounded. */
+function bf16Bytes(words: Uint32Array): Uint8Array | undefined {
+  const out = new Uint16Array(words.length);
+  for (let i = 0; i < words.length; i++) {
+    const word = words[i];
+    const size = word & 0x7fffffff;
+    // From here on a finite number would round to infinity.
+    if (size >= 0x7f7f8000 && size < 0x7f800000) return undefined;
+    out[i] = size > 0x7f800000 ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
+  }
+  return new Uint8Array(out.buffer);
 }
 
 interface SmallFloat {

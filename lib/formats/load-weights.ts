@@ -11,6 +11,8 @@ export interface LoadWeightsOptions {
   optional?: (key: string) => boolean;
   /** Tensors of the file, by its own names, that are left alone. */
   ignore?: (name: string) => boolean;
+  /** What messages call the file: its path. */
+  source?: string;
 }
 
 /**
@@ -21,10 +23,10 @@ export interface LoadWeightsOptions {
  *   `dtype_mismatch` from the file, after which the module's values are not to be used
  */
 export async function loadWeights(module: Module, file: TensorFile, options: LoadWeightsOptions = {}): Promise<void> {
-  const { rename = (key) => key, optional, ignore = () => false } = options;
+  const { rename = (key) => key, optional, ignore = () => false, source } = options;
   const mine = new Map(module.namedState());
   const names = new Map([...mine.keys()].map((key) => [key, rename(key)]));
-  checkState(mine, entriesByKey(file, names, ignore), optional);
+  checkState(mine, entriesByKey(file, names, ignore), optional, source);
   const maps = new FileMaps();
   try {
     for (const [key, item] of mine) {

@@ -246,12 +246,14 @@ export function checkpointShape(item: StateEntry): Shape {
 /**
  * Compares what was found with the state that it is to be loaded into.
  * @param optional keys that may be missing, besides those of counters
+ * @param where what was found is called in the message
  * @throws {LtxError} `checkpoint` listing the first keys that are missing, unexpected or of another shape.
  */
 export function checkState(
   mine: ReadonlyMap<string, StateEntry>,
   found: ReadonlyMap<string, { shape: Shape; data?: { length: number } }>,
   optional: (key: string) => boolean = () => false,
+  where = "the checkpoint",
 ): void {
   const problems: string[] = [];
   for (const [key, item] of mine) {
@@ -271,7 +273,7 @@ export function checkState(
   if (problems.length > 0) {
     const shown = problems.slice(0, 5).join("; ");
     const more = problems.length > 5 ? ` and ${problems.length - 5} more` : "";
-    throw new LtxError("checkpoint", `the checkpoint does not fit the model: ${shown}${more}`);
+    throw new LtxError("checkpoint", `[state dict] ${where} does not fit the model: ${shown}${more}`);
   }
 }
 

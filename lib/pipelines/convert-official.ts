@@ -10,13 +10,14 @@ import {
   officialSchedulerConfig,
 } from "../formats/official/diffusers.js";
 import {
+  isModelKey,
   isUnusedStatistic,
-  LORA_PREFIX,
   type ModuleKind,
   renameTransformerKey,
   vaeKeys,
 } from "../formats/official/keys.js";
-import { type WeightedLora, withLoras } from "../formats/official/lora.js";
+import type { WeightedLora } from "../formats/official/lora.js";
+import { withLoras } from "../formats/official/lora-merge.js";
 import {
   DIFFUSERS_FOLDERS,
   type OfficialLayout,
@@ -26,7 +27,9 @@ import {
 } from "../formats/official/open.js";
 import type { SafetensorsTensor } from "../formats/safetensors.js";
 import type { TensorFile } from "../formats/tensor-file.js";
-import { type FloatDtype, type Part, type Parts, shard, tensorsFrom } from "./write-model.js";
+import { renamed } from "../formats/tensor-view.js";
+import { type Findings, type FloatDtype, tensorsFrom } from "./convert-tensors.js";
+import { type Part, type Parts, shard } from "./write-model.js";
 
 type Json = Record<string, unknown>;
 
@@ -34,6 +37,7 @@ interface Options {
   dtype?: FloatDtype;
   maxShardSize?: number;
   loras?: readonly WeightedLora[];
+  findings?: Findings;
   /** Of the files' names, where the form doesn't give them. */
   stem: string;
 }
@@ -42,24 +46,37 @@ interface Options {
 export const singleFile = (to: string): string => basename(to, ".safetensors");
 
 /**
- * What a form's files hold.
+ * What a form's files hold, and the tensors that they don't: those of none of the models, and those within them that no
+ * such model has.
  * @throws LtxError `config` or `checkpoint` for what the form has no place for
  */
-export async function officialParts(models: OfficialModels, form: OfficialLayout, options: Options): Promise<Parts> {
-  const { loras = [], dtype, maxShardSize, stem } = options;
+export async function officialParts(
+  models: OfficialModels,
+  form: OfficialLayout,
+  options: Options,
+): Promise<Parts & { leftOut: string[] }> {
+  const { loras = [], dtype, findings, maxShardSize, stem } = options;
   check(loras.length === 0 || models.kinds.includes("transformer"), "invalid_argument", () => {
     return `[convert] ${models.path} holds no transformer to merge LoRAs into`;
   });
-  const fileOf = (kind: ModuleKind) =>
-    kind === "transformer" && loras.length > 0 ? withLoras(models.module(kind), loras) : models.module(kind);
-  if (form === "diffusers") return diffusersParts(models, fileOf, options);
+  const leftOut = [...models.leftOut];
+  const files = new Map<ModuleKind, TensorFile>();
+  for (const kind of models.kinds) {
+    const file = models.module(kind);
+    const names = [...file.tensors.keys()];
+    leftOut.push(...names.filter((name) => !isModelKey(kind, name)).map((name) => PREFIXES.official[kind] + name));
+    const known = renamed(file, new Map(names.filter((name) => isModelKey(kind, name)).map((name) => [name, name])));
+    files.set(kind, kind === "transformer" && loras.length > 0 ? withLoras(known, loras) : known);
+  }
+  const fileOf = (kind: ModuleKind) => files.get(kind) as TensorFile;
+  if (form === "diffusers") return { ...(await diffusersParts(models, fileOf, options)), leftOut };
   const prefixes = PREFIXES[form];
   // An upscaler's official file has it alone, without a prefix.
   const alone = form === "official" && models.kinds.join() === "upsampler";
   const tensors = models.kinds.flatMap((kind) =>
-    tensorsFrom(fileOf(kind), dtype, (name) => (alone ? name : prefixes[kind] + name)),
+    tensorsFrom(fileOf(kind), { dtype, findings, rename: (name) => (alone ? name : prefixes[kind] + name) }),
   );
-  return shard("", stem, tensors, await metadataFor(models, form), maxShardSize);
+  return { ...shard("", stem, tensors, await metadataFor(models, form), maxShardSize), leftOut };
 }
 
 /** Files of this package and of diffusers say so in `format`; what stood there before waits under another name. */
@@ -102,7 +119,7 @@ async function officialVae({ path, configs, kinds, module }: OfficialModels): Pr
 async function diffusersParts(
   models: OfficialModels,
   fileOf: (kind: ModuleKind) => TensorFile,
-  { dtype, maxShardSize }: Options,
+  { dtype, findings, maxShardSize }: Options,
 ): Promise<Parts> {
   const { path, kinds, configs } = models;
   const metadata = await metadataFor(models, "diffusers");
@@ -112,7 +129,7 @@ async function diffusersParts(
     const folder = DIFFUSERS_FOLDERS[kind];
     const file = fileOf(kind);
     const names = diffusersNames(kind, [...file.tensors.keys()]);
-    const tensors: SafetensorsTensor[] = tensorsFrom(file, dtype);
+    const tensors: SafetensorsTensor[] = tensorsFrom(file, { dtype, findings });
     const known = tensors.flatMap((tensor) => {
       const name = names.get(tensor.name);
       return name === undefined ? [] : [{ ...tensor, name }];
@@ -124,8 +141,9 @@ async function diffusersParts(
     if (statistics.length > 0) parts.push({ name: join(folder, STATISTICS_FILE), tensors: statistics, metadata: {} });
     texts[join(folder, "config.json")] = json(await diffusersConfig(kind, models));
   }
+  const index = diffusersModelIndex(kinds, configs.transformer?.causal_temporal_positioning === true);
+  if (index) texts["model_index.json"] = json(index);
   if (kinds.includes("transformer") && kinds.includes("vae")) {
-    texts["model_index.json"] = json(diffusersModelIndex());
     const { scheduler } = configs;
     const own = scheduler?._class_name === "FlowMatchEulerDiscreteScheduler";
     texts[join("scheduler", "scheduler_config.json")] = json(own ? scheduler : diffusersSchedulerConfig(scheduler));
@@ -146,15 +164,4 @@ async function diffusersConfig(kind: ModuleKind, models: OfficialModels): Promis
   if (kind === "transformer") return diffusersTransformerConfig(configs.transformer ?? {}, path);
   if (kind === "vae") return diffusersVaeConfig((await officialVae(models)) ?? {}, path);
   return { ...configs.upsampler, _class_name: DIFFUSERS_CLASSES.upsampler };
-}
-
-/** A LoRA's file in the spelling of a form; this package's own is the official one. */
-export function loraParts(file: TensorFile, form: OfficialLayout, { dtype }: { dtype?: FloatDtype }): Parts {
-  const spelling = form === "diffusers" ? "diffusers" : "official";
-  const rename = (name: string) => {
-    const prefix = Object.values(LORA_PREFIX).find((before) => name.startsWith(before)) ?? "";
-    const module = name.slice(prefix.length);
-    return LORA_PREFIX[spelling] + renameTransformerKey(module, spelling);
-  };
-  return { parts: [{ name: "", tensors: tensorsFrom(file, dtype, rename), metadata: file.metadata }] };
 }

@@ -1,20 +1,13 @@
 /** Files of tensors that appear whole or not at all: written beside their place, read back, then renamed into it. */
 import { createHash } from "node:crypto";
-import { mkdir, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { link, mkdir, open, readdir, rename, rm, stat, statfs, writeFile } from "node:fs/promises";
 import { basename, dirname, extname, join } from "node:path";
 import { check, LtxError } from "../errors.js";
 import { syncFolder } from "../formats/atomic-file.js";
-import { DTYPE_BITS, fromFloat32, isFloat, type RoundedDtype, type SafetensorsDtype } from "../formats/dtypes.js";
-import { isFp8Weight } from "../formats/official/keys.js";
+import { DTYPE_BITS } from "../formats/dtypes.js";
 import { type SafetensorsTensor, writeSafetensors } from "../formats/safetensors.js";
-import { openTensorFile, type TensorFile } from "../formats/tensor-file.js";
-
-const DTYPES = { f32: "F32", bf16: "BF16", f16: "F16" } as const;
-/**
- * What floats may be converted to. `fp8` is that of the official files of the name: float8_e4m3fn for the weights of a
- * transformer's blocks, bf16 for all else.
- */
-export type FloatDtype = keyof typeof DTYPES | "fp8";
+import { openTensorFile } from "../formats/tensor-file.js";
+import { withWorkFolder } from "./work-folder.js";
 
 /** One safetensors file. */
 export interface Part {
@@ -35,31 +28,22 @@ export function sizeOf({ dtype, shape }: Pick<SafetensorsTensor, "dtype" | "shap
   return (DTYPE_BITS[dtype] / 8) * shape.reduce((n, d) => n * d, 1);
 }
 
-/** A file's tensors as they are to be written: under other names, its floats of another type if one is given. */
-export function tensorsFrom(
-  file: TensorFile,
-  dtype: FloatDtype | undefined,
-  rename: (name: string) => string = (name) => name,
-): SafetensorsTensor[] {
-  return [...file.tensors].map(([name, { dtype: own, shape }]) => {
-    const type = dtype && isFloat(own) ? typeOf(name, shape, dtype) : own;
-    return { name: rename(name), dtype: type, shape, data: () => read(file, name, type) };
-  });
-}
+/** Longest name of a file on Linux's file systems. */
+const MAX_NAME_BYTES = 255;
 
-function typeOf(name: string, shape: readonly number[], dtype: FloatDtype): RoundedDtype {
-  if (dtype !== "fp8") return DTYPES[dtype];
-  return isFp8Weight(name, shape) ? "F8_E4M3" : "BF16";
-}
-
-async function read(file: TensorFile, name: string, dtype: SafetensorsDtype): Promise<Uint8Array> {
-  if (file.tensors.get(name)?.dtype === dtype) return file.read(name);
-  const bytes = fromFloat32(await file.readF32(name), dtype as RoundedDtype);
-  check(bytes !== undefined, "dtype_mismatch", () => {
-    const range = dtype === "F16" ? "f16, which ends at 65504" : "float8_e4m3fn, which ends at 448";
-    return `[convert] tensor "${name}" has values beyond the range of ${range}: use bf16 or f32`;
+/** What is at `to`; throws where nothing can be. */
+async function target(to: string) {
+  check(to.trim() !== "" && Buffer.byteLength(basename(to)) <= MAX_NAME_BYTES, "invalid_argument", () => {
+    return to.trim() === ""
+      ? "[convert] the result's path is empty: name a file or folder"
+      : `[convert] the name ${basename(to)} is longer than ${MAX_NAME_BYTES} bytes: choose a shorter one`;
   });
-  return bytes;
+  const folder = dirname(to);
+  const parent = await stat(folder).catch(() => null);
+  check(parent?.isDirectory(), "io", () => {
+    return `[convert] cannot write ${to}: ${folder} ${parent ? "is not a folder" : "does not exist"}; make that folder first, or choose another`;
+  });
+  return stat(to).catch(() => null);
 }
 
 /** Throws unless `to` is free for one safetensors file, or may be replaced. */
@@ -67,14 +51,14 @@ export async function checkFile(to: string, force = false): Promise<void> {
   check(extname(to) === ".safetensors", "invalid_argument", () => {
     return `[convert] only safetensors files are written: name the result *.safetensors, got ${to}`;
   });
-  const exists = await stat(to).catch(() => null);
-  check(!exists || force, "file_exists", () => `[convert] ${to} exists: choose another name, or force it`);
+  const exists = await target(to);
   check(!exists?.isDirectory(), "file_exists", () => `[convert] ${to} is a folder: choose another name`);
+  check(!exists || force, "file_exists", () => `[convert] ${to} exists: choose another name, or force it`);
 }
 
 /** Throws unless `to` is free for a folder of files, or is one whose files may be replaced. */
 export async function checkFolder(to: string, force = false): Promise<void> {
-  const exists = await stat(to).catch(() => null);
+  const exists = await target(to);
   check(!exists || exists.isDirectory(), "file_exists", () => {
     return `[convert] ${to} is a file, the result has several: name a folder`;
   });
@@ -85,54 +69,112 @@ export async function checkFolder(to: string, force = false): Promise<void> {
 }
 
 const fault = (to: string) => (cause: Error) => {
+  if (cause instanceof LtxError) throw cause;
   throw new LtxError("io", `[convert] cannot write ${to}: ${cause.message}`, { cause });
 };
 
-/** Writes one file. @returns its bytes */
-export async function writeModelFile(to: string, part: Omit<Part, "name">): Promise<number> {
-  const temporary = join(dirname(to), `.${basename(to)}.${process.pid}.partial`);
-  try {
+/** Room for a header's entry besides its name and shape, generously. */
+const ENTRY_BYTES = 128;
+
+/** Throws unless the disk has room for all that is to be written. */
+async function checkSpace(to: string, parts: readonly Omit<Part, "name">[]): Promise<void> {
+  const text = (metadata: Part["metadata"]) => JSON.stringify(metadata).length;
+  const tensorBytes = (tensor: SafetensorsTensor) => sizeOf(tensor) + tensor.name.length + ENTRY_BYTES;
+  const needed = parts.reduce(
+    (n, { tensors, metadata }) => tensors.reduce((m, tensor) => m + tensorBytes(tensor), n + text(metadata)),
+    0,
+  );
+  const disk = await statfs(dirname(to)).catch(fault(to));
+  const free = Number(disk.bavail) * Number(disk.bsize);
+  check(needed <= free, "io", () => {
+    const size = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`);
+    return `[convert] cannot write ${to}: it takes ${size(needed)}, the disk has ${size(free)} free`;
+  });
+}
+
+/** Writes one file. @param force whether it may replace another @returns its bytes */
+export async function writeModelFile(to: string, part: Omit<Part, "name">, force = false): Promise<number> {
+  await checkSpace(to, [part]);
+  return withWorkFolder(to, async (folder) => {
+    const temporary = join(folder, "result");
     await writeChecked(temporary, part);
     const { size } = await stat(temporary);
-    await rename(temporary, to)
-      .then(() => syncFolder(dirname(to)))
-      .catch(fault(to));
+    await (force ? rename(temporary, to) : placeNew(temporary, to)).catch(fault(to));
+    await syncFolder(dirname(to));
     return size;
-  } finally {
-    await rm(temporary, { force: true });
+  });
+}
+
+/** Gives a file its name, unless another has taken it since it was found to be free. */
+async function placeNew(from: string, to: string): Promise<void> {
+  try {
+    // Unlike a rename this fails where something is.
+    await link(from, to);
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    check(code !== "EEXIST", "file_exists", () => `[convert] ${to} was made by another program meanwhile: it is left`);
+    // Not every file system has links.
+    await (await open(to, "wx")).close();
+    await rename(from, to);
   }
 }
 
 /** Writes a folder of files; what else is in it stays. @returns their bytes */
 export async function writeModelFolder(to: string, { parts, texts = {} }: Parts): Promise<number> {
-  const temporary = join(dirname(to), `.${basename(to)}.${process.pid}.partial`);
-  try {
-    await mkdir(temporary).catch(fault(to));
+  const names = [...parts.map((part) => part.name), ...Object.keys(texts)];
+  const long = names.find((name) => Buffer.byteLength(basename(name)) > MAX_NAME_BYTES);
+  check(long === undefined, "invalid_argument", () => {
+    return `[convert] the name ${long} is longer than ${MAX_NAME_BYTES} bytes: choose a shorter one for the result`;
+  });
+  await checkSpace(to, parts);
+  return withWorkFolder(to, async (folder) => {
+    const result = join(folder, "result");
     let bytes = 0;
-    for (const part of parts) {
-      const path = join(temporary, part.name);
-      await mkdir(dirname(path), { recursive: true });
-      await writeChecked(path, part);
-      bytes += (await stat(path)).size;
+    for (const [i, part] of parts.entries()) {
+      // Under a short name, to which the writer adds its own.
+      const temporary = join(folder, String(i));
+      await writeChecked(temporary, part);
+      bytes += (await stat(temporary)).size;
+      await mkdir(dirname(join(result, part.name)), { recursive: true }).catch(fault(to));
+      await rename(temporary, join(result, part.name)).catch(fault(to));
     }
     for (const [name, text] of Object.entries(texts)) {
-      await mkdir(dirname(join(temporary, name)), { recursive: true });
-      await writeFile(join(temporary, name), text, { flush: true }).catch(fault(to));
+      await mkdir(dirname(join(result, name)), { recursive: true }).catch(fault(to));
+      await writeFile(join(result, name), text, { flush: true }).catch(fault(to));
     }
-    // All is on disk: from here on files only take their names.
-    for (const name of [...parts.map((part) => part.name), ...Object.keys(texts)]) {
-      const path = join(to, name);
-      await mkdir(dirname(path), { recursive: true }).catch(fault(to));
-      await rename(join(temporary, name), path).catch(fault(to));
-      await syncFolder(dirname(path));
-    }
+    for (const place of new Set(names.map((name) => dirname(join(result, name))))) await syncFolder(place);
+    // All is on disk: from here on files only take their names, at once where nothing is in the way.
+    const whole = await rename(result, to).then(
+      () => true,
+      () => false,
+    );
+    if (!whole) await placeEach(result, to, names);
+    await syncFolder(dirname(to));
     return bytes;
-  } finally {
-    await rm(temporary, { recursive: true, force: true });
+  });
+}
+
+/** Moves files into a folder that holds others. Weights that they take the place of, under other names, go. */
+async function placeEach(from: string, to: string, names: readonly string[]): Promise<void> {
+  for (const name of names) {
+    const path = join(to, name);
+    await mkdir(dirname(path), { recursive: true }).catch(fault(to));
+    await rename(join(from, name), path).catch(fault(to));
+  }
+  for (const folder of new Set(names.map((name) => dirname(name)))) {
+    const own = names.filter((name) => dirname(name) === folder).map((name) => basename(name));
+    const stems = new Set(own.flatMap((name) => SHARD.exec(name)?.[1] ?? []));
+    for (const name of await readdir(join(to, folder))) {
+      if (!own.includes(name) && stems.has(SHARD.exec(name)?.[1] ?? "")) await rm(join(to, folder, name));
+    }
+    await syncFolder(join(to, folder));
   }
 }
 
-/** Writes a file, then reads every tensor back. */
+/** A file of weights, one of several, or their index: the stem of the name is what all of a model's have in common. */
+const SHARD = /^(.+?)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?$/;
+
+/** Writes a file, then reads all of it back: the metadata, the names, types and shapes, and every value. */
 async function writeChecked(path: string, { tensors, metadata }: Omit<Part, "name">): Promise<void> {
   const hashes = new Map<string, string>();
   const hashed = tensors.map((tensor) => ({
@@ -145,11 +187,18 @@ async function writeChecked(path: string, { tensors, metadata }: Omit<Part, "nam
   }));
   await writeSafetensors(path, hashed, metadata);
   const file = await openTensorFile(path);
+  const same = (what: string, ok: boolean) =>
+    check(ok, "io", () => `[convert] ${what} was read back otherwise than it was written: is the disk failing?`);
   try {
-    for (const [name, hash] of hashes) {
-      check(hashOf(await file.read(name)) === hash, "io", () => {
-        return `[convert] tensor "${name}" was read back with other bytes than were written: is the disk failing?`;
-      });
+    same(
+      "the metadata",
+      JSON.stringify(Object.entries(file.metadata).sort()) === JSON.stringify(Object.entries(metadata).sort()),
+    );
+    same("the list of tensors", file.tensors.size === tensors.length);
+    for (const { name, dtype, shape } of tensors) {
+      const entry = file.tensors.get(name);
+      same(`tensor "${name}"`, entry?.dtype === dtype && entry.shape.join() === shape.join());
+      same(`tensor "${name}"`, hashOf(await file.read(name)) === hashes.get(name));
     }
   } finally {
     await file.close();

@@ -37,7 +37,8 @@ describe("fromFloat32", () => {
     ["BF16", 1, 0x3f80],
     ["BF16", 1 + 2 ** -8, 0x3f80],
     ["BF16", 1 + 3 * 2 ** -8, 0x3f82],
-    ["BF16", 3.4e38, 0x7f80],
+    ["BF16", 3.396e38, 0x7f7f],
+    ["BF16", Number.NEGATIVE_INFINITY, 0xff80],
     ["BF16", -0, 0x8000],
     ["BF16", Number.NaN, 0x7fc0],
     ["F8_E4M3", 1, 0x38],
@@ -54,7 +55,8 @@ describe("fromFloat32", () => {
     expect(bits(value, dtype)).toBe(expected);
   });
 
-  it("refuses values beyond F16 and F8_E4M3", () => {
+  it("refuses values beyond F16, BF16 and F8_E4M3", () => {
+    expect(fromFloat32(Float32Array.of(1, -3.4e38), "BF16")).toBeUndefined();
     expect(fromFloat32(Float32Array.of(1, 65520), "F16")).toBeUndefined();
     expect(fromFloat32(Float32Array.of(-1e9), "F16")).toBeUndefined();
     for (const value of [465, -1e9, Number.POSITIVE_INFINITY]) {

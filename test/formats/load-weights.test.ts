@@ -188,10 +188,10 @@ describe("loadWeights", () => {
     const file = await readSafetensors(await written(values, f32, "F32"));
     const model = create("f32", true);
     const before = await model.stateDict();
-    await expect(loadWeights(model, file)).rejects.toMatchObject({
+    await expect(loadWeights(model, file, { source: "a.safetensors" })).rejects.toMatchObject({
       code: "checkpoint",
       message:
-        "the checkpoint does not fit the model: conv.bias is missing (expected [7]); " +
+        "[state dict] a.safetensors does not fit the model: conv.bias is missing (expected [7]); " +
         "flat.weight has shape [2,3,9], expected [2,3,3,3]; other is not part of this model",
     });
     expect(await model.stateDict()).toEqual(before);

@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { parseOfficialTransformer } from "../../lib/config/official/transformer.js";
 import { loadWeights } from "../../lib/formats/load-weights.js";
-import { applyLoras, type Lora, openLora, withLoras } from "../../lib/formats/official/lora.js";
+import { type Lora, openLora } from "../../lib/formats/official/lora.js";
+import { applyLoras, withLoras } from "../../lib/formats/official/lora-merge.js";
 import { type OfficialModels, openOfficial } from "../../lib/formats/official/open.js";
 import { readSafetensors, writeSafetensors } from "../../lib/formats/safetensors.js";
 import { LtxVideoTransformer } from "../../lib/models/transformer/index.js";
@@ -282,7 +283,7 @@ describe("openLora", () => {
       /only diffusion_model\..* is there$/,
     );
     expect((await failure(() => openLora(models.path))).message).toMatch(
-      /is none of a LoRA: expected diffusion_model\./,
+      /is not part of a LoRA: expected names such as diffusion_model\./,
     );
   });
 });

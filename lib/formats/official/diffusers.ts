@@ -1,5 +1,6 @@
 /** Configurations of diffusers folders and of the official files, each from the other. */
 import { LtxError } from "../../errors.js";
+import type { ModuleKind } from "./keys.js";
 
 type Json = Record<string, unknown>;
 /** A block of the official lists: its kind, and how many layers or which parameters. */
@@ -247,10 +248,25 @@ export function officialSchedulerConfig(config: Json): Json {
   };
 }
 
-/** What says which parts a diffusers folder has. */
-export function diffusersModelIndex(): Json {
+/**
+ * What says which parts a diffusers folder has, and which pipeline they are for; null for parts that are none of a whole.
+ * @param causal whether the first latent frame stands for one frame in the transformer's positions: LTXPipeline takes it
+ *   for as many as the others
+ */
+export function diffusersModelIndex(kinds: readonly ModuleKind[], causal: boolean): Json | null {
+  const has = (kind: ModuleKind) => kinds.includes(kind);
+  if (has("upsampler") && !has("transformer")) {
+    return {
+      _class_name: "LTXLatentUpsamplePipeline",
+      _diffusers_version: VERSION,
+      latent_upsampler: ["diffusers", DIFFUSERS_CLASSES.upsampler],
+      // Alone it is given the VAE of the pipeline that it works with.
+      vae: has("vae") ? ["diffusers", DIFFUSERS_CLASSES.vae] : [null, null],
+    };
+  }
+  if (!has("transformer") || !has("vae")) return null;
   return {
-    _class_name: "LTXPipeline",
+    _class_name: causal ? "LTXConditionPipeline" : "LTXPipeline",
     _diffusers_version: VERSION,
     scheduler: ["diffusers", "FlowMatchEulerDiscreteScheduler"],
     text_encoder: ["transformers", "T5EncoderModel"],

@@ -32,8 +32,37 @@ export const isFp8Weight = (key: string, shape: readonly number[]): boolean =>
 /** What stands before the official names of a LoRA's tensors, and before those of diffusers. */
 export const LORA_PREFIX: Record<Spelling, string> = { official: "diffusion_model.", diffusers: "transformer." };
 
-/** Whether a tensor belongs to a LoRA. */
-export const isLoraKey = (name: string): boolean => /\.lora(_[AB]|[_.](up|down))\./.test(name);
+const words = (text: string): ReadonlySet<string> => new Set(text.split(" "));
+/** What names of each model are made of, besides numbers. */
+const VOCABULARY: Record<ModuleKind, ReadonlySet<string>> = {
+  transformer: words(
+    "patchify_proj proj_out adaln_single emb timestep_embedder linear linear_1 linear_2 caption_projection " +
+      "transformer_blocks attn1 attn2 to_q to_k to_v to_out q_norm k_norm ff net proj norm1 norm2 norm3 " +
+      "scale_shift_table weight bias",
+  ),
+  vae: words(
+    "encoder decoder down_blocks up_blocks res_blocks conv conv1 conv2 conv_in conv_out conv_shortcut conv_norm_out " +
+      "norm norm1 norm2 norm3 per_channel_scale1 per_channel_scale2 scale_shift_table last_scale_shift_table " +
+      "time_embedder last_time_embedder timestep_embedder linear_1 linear_2 timestep_scale_multiplier quant_conv " +
+      "attention_blocks to_q to_k to_v to_out q_norm k_norm " +
+      "post_quant_conv latent_norm_out running_mean running_var num_batches_tracked per_channel_statistics channel " +
+      "mean-of-means mean-of-stds mean-of-stds_over_std-of-means std-of-means weight bias",
+  ),
+  upsampler: words(
+    "initial_conv initial_norm res_blocks post_upsample_res_blocks upsampler final_conv conv conv1 conv2 norm1 norm2 " +
+      "weight bias",
+  ),
+};
+
+/** Whether an official name can be that of a tensor of such a model. */
+export const isModelKey = (kind: ModuleKind, key: string): boolean =>
+  key.split(".").every((word) => VOCABULARY[kind].has(word) || /^\d+$/.test(word));
+
+/** What a transformer of LTX-2 has that none of LTX-Video has: sound, its ties to the picture, gates, prompts' tables. */
+export const isLtx2Key = (key: string): boolean =>
+  /^(?:audio_|av_ca_|prompt_adaln)|^transformer_blocks\.\d+\.(?:audio_|video_to_audio|audio_to_video)|\.to_gate_logits\./.test(
+    key,
+  );
 
 /** Of a VAE, outside its blocks. */
 const VAE_ROOTS: Pairs = [

@@ -1,16 +1,20 @@
 /** LoRA files: small matrices whose products are added to a transformer's weights. */
+import { readdir, stat } from "node:fs/promises";
+import { join } from "node:path";
 import { check, LtxError } from "../../errors.js";
-import { type Module, Parameter } from "../../nn/index.js";
-import { axpby, linear, reshape, transpose } from "../../ops/index.js";
-import { device, noGrad, scope, Tensor } from "../../tensor/index.js";
-import { fromFloat32, type SafetensorsDtype } from "../dtypes.js";
-import { openTensorFile, type TensorEntry, type TensorFile } from "../tensor-file.js";
-import { LORA_PREFIX, renameTransformerKey } from "./keys.js";
+import { isFloat } from "../dtypes.js";
+import { isFile } from "../paths.js";
+import { openTensorFile, type TensorFile } from "../tensor-file.js";
+import { LORA_PREFIX } from "./keys.js";
+import { isLtx2Name, type LoraPart, parseLoraName } from "./lora-names.js";
+import { isPeftFile, metadataConfig, neighbourConfig, peftStrengths, type StrengthOf } from "./lora-scale.js";
 
-/** W + scale · up · down: down (rank, inputs), up (outputs, rank). */
-interface Factors {
+/** W + scale · up · down, or W + scale · up · mid · down. */
+export interface LoraFactors {
+  /** The names of the tensors: down (rank, inputs), up (outputs, rank), mid (rank, rank). */
   down: string;
   up: string;
+  mid?: string;
   rank: number;
   scale: number;
   /** Of the weight that is changed: (outputs, inputs). */
@@ -21,8 +25,12 @@ interface Factors {
 export interface Lora {
   readonly path: string;
   /** By the official names of the weights that it changes. */
-  readonly factors: ReadonlyMap<string, Factors>;
+  readonly factors: ReadonlyMap<string, LoraFactors>;
   readonly file: TensorFile;
+  /** Tensors of text encoders, which nothing here takes. */
+  readonly leftOut: readonly string[];
+  /** What its user should know: what was left out, what was taken for granted. */
+  readonly notices: readonly string[];
   close(): Promise<void>;
 }
 
@@ -32,52 +40,173 @@ export interface WeightedLora {
   weight: number;
 }
 
-/** A LoRA's file, and how much of it is added: 1 unless given. */
+/** A LoRA's file or folder, and how much of it is added: 1 unless given. */
 export type LoraChoice = string | { path: string; weight?: number };
 
-const NAME =
-  /^(?:diffusion_model\.|transformer\.|base_model\.model\.)?(.+)\.lora(?:_([AB])|[_.](down|up))(?:\.default)?\.weight$/;
-const ALPHA = /^(?:diffusion_model\.|transformer\.)?(.+)\.alpha$/;
+/** The files of a folder that is a LoRA, in the order of preference. */
+const FOLDER_FILES = ["adapter_model.safetensors", "adapter_model.bin", "pytorch_lora_weights.safetensors"];
+
+/** The file of a LoRA that is named by its folder; other paths as they are. @throws LtxError `checkpoint` */
+export async function loraFile(path: string): Promise<string> {
+  const info = await stat(path).catch(() => null);
+  if (!info?.isDirectory()) return path;
+  for (const name of FOLDER_FILES) if (await isFile(join(path, name))) return join(path, name);
+  const files = (await readdir(path)).filter((name) => name.endsWith(".safetensors") && !name.startsWith("."));
+  check(files.length === 1, "checkpoint", () => {
+    const found = files.length === 0 ? "no safetensors file" : files.join(", ");
+    return `[lora] ${path} is a folder with ${found}: expected ${FOLDER_FILES[0]} or ${FOLDER_FILES[2]}; name the file that is meant`;
+  });
+  return join(path, files[0]);
+}
 
 /**
- * Opens a LoRA for an official transformer, in the spelling of ComfyUI and the official trainer or in that of diffusers.
- * @throws LtxError `checkpoint` when it is no LoRA or not a whole one; `file_format`, `io`
+ * Opens a LoRA for an official transformer: a file in any of the spellings of ComfyUI, diffusers, PEFT, kohya and LyCORIS,
+ * or a folder that PEFT or diffusers saved. Its scale is that of the file's alphas, else of its metadata, else, of PEFT's
+ * files, of the `adapter_config.json` beside it.
+ * @throws LtxError `checkpoint` when it is not a LoRA, not a whole one, one of a kind that is not supported, or for another
+ *   kind of model; `file_format`, `io`
  */
 export async function openLora(path: string): Promise<Lora> {
-  const file = await openTensorFile(path);
+  const place = await loraFile(path);
+  const file = await openTensorFile(place);
   try {
-    const halves = new Map<string, { down?: string; up?: string; alpha?: string }>();
-    for (const name of file.tensors.keys()) {
-      const [, module, letter, word] = NAME.exec(name) ?? [];
-      const alpha = ALPHA.exec(name)?.[1];
-      check(module ?? alpha, "checkpoint", () => {
-        return `[lora] ${path}: tensor "${name}" is none of a LoRA: expected ${LORA_PREFIX.official} or ${LORA_PREFIX.diffusers} before the module's name, .lora_A.weight or .lora_B.weight behind it`;
-      });
-      const key = renameTransformerKey(`${module ?? alpha}.weight`, "official");
-      const half = alpha ? "alpha" : letter === "A" || word === "down" ? "down" : "up";
-      halves.set(key, { ...halves.get(key), [half]: name });
+    const { halves, leftOut, peft } = sortTensors(place, file);
+    const modules = [...halves.keys()];
+    const { of: strengthOf, notice } = await strengths(place, file, modules, peft);
+    const factors = new Map<string, LoraFactors>();
+    for (const [module, parts] of halves) {
+      const shapes = matricesOf(place, file, module, parts);
+      const alpha = parts.alpha === undefined ? undefined : await scalar(place, file, parts.alpha);
+      const { rank } = shapes;
+      const { alpha: own, rankStabilised } = alpha === undefined ? strengthOf(module, rank) : plain(alpha);
+      factors.set(`${module}.weight`, { ...shapes, scale: own / (rankStabilised ? Math.sqrt(rank) : rank) });
     }
-    check(halves.size > 0, "checkpoint", () => `[lora] ${path} holds no tensors`);
-    const alphaOf = await alphas(path, file);
-    const factors = new Map<string, Factors>();
-    for (const [key, { down, up, alpha }] of halves) {
-      const a = file.tensors.get(down ?? "")?.shape;
-      const b = file.tensors.get(up ?? "")?.shape;
-      check(down && up && a && b, "checkpoint", () => {
-        return `[lora] ${path}: of the two matrices for "${key}" only ${down ?? up ?? "a scale"} is there`;
-      });
-      check(a.length === 2 && b.length === 2 && a[0] === b[1], "checkpoint", () => {
-        return `[lora] ${path}: the matrices for "${key}" are [${a}] and [${b}]: expected [rank, inputs] and [outputs, rank]`;
-      });
-      const rank = a[0];
-      const scale = alpha ? (await file.readF32(alpha))[0] / rank : alphaOf(key, rank);
-      factors.set(key, { down, up, rank, scale, shape: [b[0], a[1]] });
-    }
-    return { path, file, factors, close: () => file.close() };
+    const silent = notice !== undefined && [...halves.values()].some(({ alpha }) => alpha === undefined);
+    const texts = `${path}: ${leftOut.length} tensors for a text encoder are left out (the first is "${leftOut[0]}")`;
+    const notices = [...(leftOut.length > 0 ? [texts] : []), ...(silent ? [notice] : [])];
+    return { path, file, factors, leftOut, notices, close: () => file.close() };
   } catch (error) {
     await file.close();
     throw error;
   }
+}
+
+const plain = (alpha: number) => ({ alpha, rankStabilised: false });
+
+type Parts = Partial<Record<LoraPart, string>>;
+
+/** The tensors of each module, by the official names. */
+function sortTensors(path: string, file: TensorFile) {
+  const halves = new Map<string, Parts>();
+  const leftOut: string[] = [];
+  let peft = isPeftFile(path);
+  for (const name of file.tensors.keys()) {
+    const found = parseLoraName(name);
+    if (found.kind === "text encoder") {
+      leftOut.push(name);
+      continue;
+    }
+    if (found.kind !== "part") refuse(path, name, found, [...file.tensors.keys()]);
+    peft ||= found.peft;
+    const parts = halves.get(found.module) ?? {};
+    check(parts[found.part] === undefined, "checkpoint", () => {
+      return `[lora] ${path}: "${parts[found.part]}" and "${name}" are the same matrix of the same module: does the file hold two LoRAs? Split it`;
+    });
+    halves.set(found.module, { ...parts, [found.part]: name });
+  }
+  const what = leftOut.length === 0 ? "no tensors" : "a LoRA of a text encoder only, which is not supported";
+  check(halves.size > 0, "checkpoint", () => `[lora] ${path} holds ${what}`);
+  return { halves, leftOut, peft };
+}
+
+/** Says what a tensor is that a LoRA for LTX-Video doesn't have. */
+function refuse(
+  path: string,
+  name: string,
+  found: Exclude<ReturnType<typeof parseLoraName>, { kind: "part" | "text encoder" }>,
+  all: readonly string[],
+): never {
+  if (found.kind === "unsupported") {
+    throw new LtxError(
+      "checkpoint",
+      `[lora] ${path} is not supported: its tensor "${name}" makes it ${found.what}, and only plain LoRAs are merged. Merge it with the program that made it, or extract a plain LoRA`,
+    );
+  }
+  if (all.some(isLtx2Name)) {
+    throw new LtxError(
+      "checkpoint",
+      `[lora] ${path} is a LoRA for LTX-2, not for LTX-Video: "${all.find(isLtx2Name)}"`,
+    );
+  }
+  if (found.kind === "foreign") {
+    throw new LtxError(
+      "checkpoint",
+      `[lora] ${path} is for another model: LTX-Video's transformer has no module "${found.module}" (of the tensor "${name}")`,
+    );
+  }
+  throw new LtxError(
+    "checkpoint",
+    `[lora] ${path}: tensor "${name}" is not part of a LoRA: expected names such as ${LORA_PREFIX.official}transformer_blocks.0.attn1.to_q.lora_A.weight`,
+  );
+}
+
+/** The matrices of a module, whose shapes must fit each other; those of convolutions by one pixel count as matrices. */
+function matricesOf(
+  path: string,
+  file: TensorFile,
+  module: string,
+  { down, up, mid }: Parts,
+): Omit<LoraFactors, "scale"> {
+  const shapeOf = (name: string | undefined) => {
+    const shape = name === undefined ? undefined : file.tensors.get(name)?.shape;
+    return shape && shape.length > 2 && shape.slice(2).every((n) => n === 1) ? shape.slice(0, 2) : shape;
+  };
+  const [a, b, c] = [shapeOf(down), shapeOf(up), shapeOf(mid)];
+  check(down && up && a && b, "checkpoint", () => {
+    return `[lora] ${path}: of the two matrices for "${module}" only ${down ?? up ?? mid ?? "a scale"} is there`;
+  });
+  const fit = a.length === 2 && b.length === 2 && a[0] > 0 && (c ? c.length === 2 : a[0] === b[1]);
+  check(fit && (!c || (c[0] === b[1] && c[1] === a[0])), "checkpoint", () => {
+    const middle = c ? `, with [${c}] between them` : "";
+    return `[lora] ${path}: the matrices for "${module}" are [${a}] and [${b}]${middle}: expected [rank, inputs] and [outputs, rank]`;
+  });
+  for (const name of [down, up, mid]) {
+    const dtype = name === undefined ? undefined : file.tensors.get(name)?.dtype;
+    check(!dtype || isFloat(dtype), "checkpoint", () => {
+      return `[lora] ${path}: "${name}" is ${dtype}, expected floats: quantised LoRAs are not read`;
+    });
+  }
+  return { down, up, ...(mid === undefined ? {} : { mid }), rank: a[0], shape: [b[0], a[1]] };
+}
+
+/** An alpha's value, to the last bit of doubles too. */
+async function scalar(path: string, file: TensorFile, name: string): Promise<number> {
+  const entry = file.tensors.get(name);
+  const count = entry?.shape.reduce((n, d) => n * d, 1);
+  check(count === 1, "checkpoint", () => {
+    return `[lora] ${path}: the scale "${name}" has the shape [${entry?.shape}], expected a single number`;
+  });
+  const value =
+    entry?.dtype === "F64" ? Buffer.from(await file.read(name)).readDoubleLE() : (await file.readF32(name))[0];
+  check(Number.isFinite(value), "non_finite", () => `[lora] ${path}: the scale "${name}" is ${value}`);
+  return value;
+}
+
+/** What gives the modules without an alpha in the file their scale, and what to say when nothing does. */
+async function strengths(
+  path: string,
+  file: TensorFile,
+  modules: readonly string[],
+  peft: boolean,
+): Promise<{ of: StrengthOf; notice?: string }> {
+  const own = metadataConfig(path, file.metadata);
+  if (own) return { of: peftStrengths(own, `${path}: its metadata`, modules) };
+  const beside = peft ? await neighbourConfig(path) : null;
+  if (beside) return { of: peftStrengths(beside.config, beside.where, modules) };
+  const notice = peft
+    ? `${path}: PEFT's files have an adapter_config.json beside them, which is missing: alpha is taken to be the rank`
+    : undefined;
+  return { of: (_, rank) => plain(rank), notice };
 }
 
 /**
@@ -100,130 +229,4 @@ export async function openLoras(wanted: readonly LoraChoice[]): Promise<Weighted
 
 export async function closeLoras(loras: readonly WeightedLora[]): Promise<void> {
   for (const { lora } of loras) await lora.close();
-}
-
-/** The scale that the file's metadata gives a weight: alpha / rank, 1 where it says nothing. */
-async function alphas(path: string, { metadata }: TensorFile): Promise<(key: string, rank: number) => number> {
-  const text = metadata.lora_adapter_metadata;
-  if (text === undefined) return () => 1;
-  let config: Record<string, unknown>;
-  try {
-    config = JSON.parse(text);
-  } catch (cause) {
-    throw new LtxError("file_format", `[lora] ${path}: its lora_adapter_metadata is no JSON: it is damaged`, { cause });
-  }
-  const alpha = config["transformer.lora_alpha"];
-  const patterns = Object.entries((config["transformer.alpha_pattern"] ?? {}) as Record<string, number>);
-  return (key, rank) => {
-    const module = renameTransformerKey(key, "diffusers").replace(/\.weight$/, "");
-    const own = patterns.find(([name]) => module === name || module.endsWith(`.${name}`))?.[1] ?? alpha;
-    if (own === undefined || own === null) return 1;
-    check(typeof own === "number" && Number.isFinite(own), "file_format", () => {
-      return `[lora] ${path}: its lora_adapter_metadata has the alpha ${JSON.stringify(own)}, expected a number`;
-    });
-    return own / (config["transformer.use_rslora"] === true ? Math.sqrt(rank) : rank);
-  };
-}
-
-/**
- * The tensors of `file` with LoRAs added to those that they change: in float32, rounded once to the tensor's own type
- * (those of 8 bits to bf16).
- * @param file an official transformer under the official names
- * @throws LtxError `checkpoint` when a LoRA is for another model, `invalid_argument` for a weight that is no number
- */
-export function withLoras(file: TensorFile, loras: readonly WeightedLora[]): TensorFile {
-  for (const { lora, weight } of loras) {
-    check(Number.isFinite(weight), "invalid_argument", () => `[lora] the weight of ${lora.path} is ${weight}`);
-    checkFits(lora, file);
-  }
-  const changed = new Map<string, TensorEntry>();
-  for (const { lora } of loras) {
-    for (const key of lora.factors.keys()) changed.set(key, widened(file.tensors.get(key) as TensorEntry));
-  }
-  const readF32 = (name: string) => (changed.has(name) ? merge(file, name, loras) : file.readF32(name));
-  return {
-    metadata: file.metadata,
-    tensors: new Map([...file.tensors].map(([name, entry]) => [name, changed.get(name) ?? entry])),
-    readF32,
-    async read(name) {
-      const entry = changed.get(name);
-      if (!entry) return file.read(name);
-      const bytes = fromFloat32(await readF32(name), entry.dtype as "F32" | "BF16" | "F16");
-      check(bytes, "dtype_mismatch", () => `[lora] "${name}" has values beyond the range of f16 once it is merged`);
-      return bytes;
-    },
-    locate: (name) => (changed.has(name) ? undefined : file.locate?.(name)),
-    close: () => file.close(),
-  };
-}
-
-/** As an entry of 16 or 32 bits. */
-function widened(entry: TensorEntry): TensorEntry {
-  const plain: SafetensorsDtype[] = ["F32", "F16", "BF16"];
-  if (plain.includes(entry.dtype)) return entry;
-  return { dtype: "BF16", shape: entry.shape, byteLength: 2 * entry.shape.reduce((n, d) => n * d, 1) };
-}
-
-function checkFits({ path, factors }: Lora, file: TensorFile): void {
-  const problems: string[] = [];
-  for (const [key, { shape }] of factors) {
-    const found = file.tensors.get(key)?.shape;
-    if (!found) problems.push(`the model has no ${key}`);
-    else if (found.join() !== shape.join()) problems.push(`${key} is [${found}] in the model, [${shape}] in the LoRA`);
-  }
-  check(problems.length === 0, "checkpoint", () => {
-    const more = problems.length > 3 ? ` and ${problems.length - 3} more` : "";
-    return `[lora] ${path} is for another model: ${problems.slice(0, 3).join("; ")}${more}`;
-  });
-}
-
-async function merge(file: TensorFile, key: string, loras: readonly WeightedLora[]): Promise<Float32Array> {
-  const base = await file.readF32(key);
-  const cpu = device("cpu");
-  const terms: { up: Float32Array; down: Float32Array; rank: number; scale: number; shape: readonly number[] }[] = [];
-  for (const { lora, weight } of loras) {
-    const own = lora.factors.get(key);
-    if (!own) continue;
-    const [up, down] = [await lora.file.readF32(own.up), await lora.file.readF32(own.down)];
-    terms.push({ up, down, rank: own.rank, scale: own.scale * weight, shape: own.shape });
-  }
-  const sum = noGrad(() =>
-    scope(() =>
-      terms.reduce(
-        (sum, { up, down, rank, scale, shape: [outputs, inputs] }) => {
-          const right = transpose(Tensor.from(down, [1, rank, inputs], { device: cpu }));
-          const left = Tensor.from(up, [outputs, rank], { device: cpu });
-          return axpby(1, sum, scale, linear(left, reshape(right, [inputs, rank])));
-        },
-        Tensor.from(base, file.tensors.get(key)?.shape as number[], { device: cpu }),
-      ),
-    ),
-  );
-  try {
-    return (await sum.read()) as Float32Array;
-  } finally {
-    sum.dispose();
-  }
-}
-
-/**
- * Gives a loaded transformer the weights of `base` with `loras` merged, instead of those with `before` merged. With no
- * LoRAs it has its own weights again, to the bit.
- * @param base the file that the transformer was loaded from, under the official names
- * @throws LtxError as {@link withLoras}, before anything is written
- */
-export async function applyLoras(
-  transformer: Module,
-  base: TensorFile,
-  loras: readonly WeightedLora[],
-  before: readonly WeightedLora[] = [],
-): Promise<void> {
-  const merged = withLoras(base, loras);
-  const changed = new Set([...loras, ...before].flatMap(({ lora }) => [...lora.factors.keys()]));
-  for (const [key, item] of transformer.namedState()) {
-    if (!changed.has(key) || !(item instanceof Parameter)) continue;
-    item.write(await merged.readF32(key));
-    // The copy is queued with the values that it is made from: they go before the next ones come.
-    await item.device.synchronize();
-  }
 }

@@ -2,12 +2,14 @@
 import { readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { check, LtxError } from "../../errors.js";
+import { unscaled } from "../scaled-weights.js";
 import { openIndex, openShards } from "../sharded.js";
 import { openTensorFile, type TensorFile } from "../tensor-file.js";
 import { joined, renamed } from "../tensor-view.js";
 import { DIFFUSERS_CLASSES, officialTransformerConfig } from "./diffusers.js";
 import { causalPositions, inferTransformerConfig } from "./infer.js";
-import { isLoraKey, type ModuleKind, renameTransformerKey, vaeKeys } from "./keys.js";
+import { isLtx2Key, type ModuleKind, renameTransformerKey, vaeKeys } from "./keys.js";
+import { isAdapterName } from "./lora-names.js";
 
 type Json = Record<string, unknown>;
 
@@ -32,12 +34,15 @@ export interface OfficialModels {
   /** Which models there are. */
   readonly kinds: readonly ModuleKind[];
   readonly configs: OfficialConfigs;
+  /** Tensors at the path that are of none of the models: other models beside them, copies of their weights. */
+  readonly leftOut: readonly string[];
   /** What the file says of itself; `config` is what the official code reads. */
   readonly metadata: Readonly<Record<string, string>>;
   /** The folder of the text encoder and its tokenizer, where they lie beside the models. */
   readonly textEncoder?: string;
   /**
-   * The tensors of one model under the official names, those of unused statistics too.
+   * The tensors of one model under the official names, those of unused statistics too. Where the file has fp8 weights
+   * with scales, these are multiplied in (see `unscaled`).
    * @throws LtxError `checkpoint` when it is not there
    */
   module(kind: ModuleKind): TensorFile;
@@ -51,6 +56,12 @@ export type OfficialLayout = "official" | "diffusers" | "ltx-native";
 export const PREFIXES: Record<Exclude<OfficialLayout, "diffusers">, Record<ModuleKind, string>> = {
   official: { transformer: "model.diffusion_model.", vae: "vae.", upsampler: "latent_upsampler." },
   "ltx-native": { transformer: "transformer.", vae: "vae.", upsampler: "latent_upsampler." },
+};
+/** What other programs write there, in the order of preference. */
+const OTHER_PREFIXES: Record<ModuleKind, readonly string[]> = {
+  transformer: ["diffusion_model.", "model."],
+  vae: ["first_stage_model."],
+  upsampler: [],
 };
 
 const KIND_NAMES: Record<ModuleKind, string> = {
@@ -97,26 +108,37 @@ export async function openOfficial(path: string): Promise<OfficialModels> {
 }
 
 /** Models in one file, or in shards that stand for one. */
-async function fromFile(path: string, file: TensorFile, extra: Json | null = null): Promise<OfficialModels> {
+async function fromFile(path: string, opened: TensorFile, extra: Json | null = null): Promise<OfficialModels> {
   try {
+    const version = opened.metadata.model_version;
+    check(!(version && /^v?[2-9]/.test(version)), "checkpoint", () => ltx2(path, `its version is ${version}`));
+    const file = await unscaled(opened, path);
     const { layout, groups } = modulesIn(path, file);
     const kinds = [...groups.keys()];
     const modules = new Map(kinds.map((kind) => [kind, renamed(file, groups.get(kind) as Map<string, string>)]));
-    const stored = configSections(storedConfig(path, file.metadata) ?? extra, kinds, path);
-    return models({ path, layout, configs: stored, metadata: file.metadata }, modules, [file]);
+    const { metadata } = file;
+    const stored = configSections(storedConfig(path, metadata) ?? extra, kinds, path);
+    const used = new Set([...groups.values()].flatMap((names) => [...names.values()]));
+    const leftOut = [...file.tensors.keys()].filter((name) => !used.has(name));
+    return models({ path, layout, configs: stored, metadata, leftOut }, modules, [file]);
   } catch (error) {
-    await file.close();
+    await opened.close();
     throw error;
   }
 }
 
+const ltx2 = (path: string, why: string): string =>
+  `[official] ${path} is LTX-2, a model of video and sound (${why}): ltx-native runs LTX-Video, releases 0.9.0 to 0.9.8`;
+
 function models(
-  about: Pick<OfficialModels, "path" | "layout" | "configs" | "metadata" | "textEncoder">,
+  about: Pick<OfficialModels, "path" | "layout" | "configs" | "metadata" | "leftOut" | "textEncoder">,
   modules: ReadonlyMap<ModuleKind, TensorFile>,
   files: readonly TensorFile[],
 ): OfficialModels {
   const { path, configs } = about;
   const transformer = modules.get("transformer");
+  const sign = [...(transformer?.tensors.keys() ?? [])].find(isLtx2Key);
+  check(sign === undefined, "checkpoint", () => ltx2(path, `its transformer has "${sign}"`));
   if (transformer) configs.transformer ??= inferTransformerConfig(path, transformer, modules.get("vae"));
   return {
     ...about,
@@ -141,30 +163,35 @@ function modulesIn(
   file: TensorFile,
 ): { layout: OfficialLayout; groups: Map<ModuleKind, Map<string, string>> } {
   const names = [...file.tensors.keys()];
-  check(!names.some(isLoraKey), "checkpoint", () => {
+  check(!names.some(isAdapterName), "checkpoint", () => {
     return `[official] ${path} is a LoRA, not a model: give the model's checkpoint, and this file as one of its LoRAs`;
   });
-  for (const layout of ["official", "ltx-native"] as const) {
-    const groups = new Map<ModuleKind, Map<string, string>>();
-    for (const [kind, prefix] of Object.entries(PREFIXES[layout]) as [ModuleKind, string][]) {
-      const own = names.filter((name) => name.startsWith(prefix));
-      if (own.length > 0) groups.set(kind, officialNames(kind, own, prefix));
+  const layout = file.metadata.format === "ltx-native" ? "ltx-native" : "official";
+  const groups = new Map<ModuleKind, Map<string, string>>();
+  for (const [kind, prefix] of Object.entries(PREFIXES[layout]) as [ModuleKind, string][]) {
+    for (const before of [prefix, ...(layout === "official" ? OTHER_PREFIXES[kind] : [])]) {
+      const own = names.filter((name) => name.startsWith(before));
+      // A prefix as common as "model." says little: the rest of the names must tell.
+      if (own.length === 0 || (before !== prefix && kindOfNames(own, before) !== kind)) continue;
+      groups.set(kind, officialNames(kind, own, before));
+      break;
     }
-    const native = file.metadata.format === "ltx-native";
-    if (groups.size > 0 && native === (layout === "ltx-native")) return { layout, groups };
   }
-  const kind = kindOfNames(file.tensors);
+  if (groups.size > 0) return { layout, groups };
+  const kind = kindOfNames(names);
   check(kind, "checkpoint", () => {
     const some = names.slice(0, 3).map((name) => `"${name}", `);
     return `[official] ${path} holds none of the official models: expected names that begin with model.diffusion_model. or vae., or those of a single model, found ${some.join("") || "none, "}...`;
   });
-  const groups = new Map([[kind, officialNames(kind, names, "")]]);
+  groups.set(kind, officialNames(kind, names, ""));
   const diffusers = [...(groups.get(kind) ?? [])].some(([official, own]) => official !== own);
   return { layout: diffusers ? "diffusers" : "official", groups };
 }
 
-function kindOfNames(tensors: TensorFile["tensors"]): ModuleKind | undefined {
-  const has = (...names: string[]) => names.some((name) => tensors.has(name));
+/** The model that the names without `prefix` are of. */
+function kindOfNames(own: readonly string[], prefix = ""): ModuleKind | undefined {
+  const all = new Set(own);
+  const has = (...names: string[]) => names.some((name) => all.has(prefix + name));
   if (has("patchify_proj.weight", "proj_in.weight")) return "transformer";
   if (has("encoder.conv_in.conv.weight", "decoder.conv_in.conv.weight")) return "vae";
   return has("initial_conv.weight") && has("final_conv.weight") ? "upsampler" : undefined;
@@ -267,8 +294,9 @@ async function openDiffusers(path: string, names: readonly string[]): Promise<Of
     for (const [kind, folder] of Object.entries(DIFFUSERS_FOLDERS) as [ModuleKind, string][]) {
       if (!names.includes(folder)) continue;
       const place = join(path, folder);
-      const file = await openShards(place, undefined, WEIGHT_FILES);
-      files.push(file);
+      const stored = await openShards(place, undefined, WEIGHT_FILES);
+      files.push(stored);
+      const file = await unscaled(stored, place);
       own.set(kind, await readConfig(join(place, "config.json")));
       if (file.metadata.config !== undefined) metadata = file.metadata;
       const view = renamed(file, officialNames(kind, [...file.tensors.keys()], ""));
@@ -285,7 +313,7 @@ async function openDiffusers(path: string, names: readonly string[]): Promise<Of
     // What this package wrote from an official file carries its configuration.
     Object.assign(configs, configSections(storedConfig(path, metadata), [...modules.keys()], path));
     const textEncoder = names.includes("text_encoder") ? path : undefined;
-    return models({ path, layout: "diffusers", configs, metadata, textEncoder }, modules, files);
+    return models({ path, layout: "diffusers", configs, metadata, leftOut: [], textEncoder }, modules, files);
   } catch (error) {
     for (const file of files) await file.close();
     throw error;

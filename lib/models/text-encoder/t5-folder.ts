@@ -6,6 +6,7 @@ import { check, LtxError } from "../../errors.js";
 import { hubFolder, hubSnapshots } from "../../formats/hub-cache.js";
 import { loadWeights } from "../../formats/load-weights.js";
 import { isFolder } from "../../formats/paths.js";
+import { unscaled } from "../../formats/scaled-weights.js";
 import { openShards } from "../../formats/sharded.js";
 import type { TensorFile } from "../../formats/tensor-file.js";
 import { Initializer } from "../../nn/index.js";
@@ -67,7 +68,7 @@ export class T5Folder {
     const weights = await inside("text_encoder");
     const config = await readConfig(join(weights, "config.json"));
     const { tokenizer, hash } = await readTokenizer(await inside("tokenizer"));
-    const file = await openShards(weights, isEncoderKey);
+    const file = await openEncoder(weights);
     try {
       checkTensors(file, config, weights);
       return new T5Folder(path, weights, config, tokenizer, await fingerprint(config, file), hash);
@@ -85,12 +86,13 @@ export class T5Folder {
     options: { computeDtype?: "f32" | "bf16"; weights?: "f32" | "bf16" } = {},
   ): Promise<T5Encoder> {
     const { weights, ...compute } = options;
-    const file = await openShards(this.weights, isEncoderKey);
+    const file = await openEncoder(this.weights);
     const encoder = new T5Encoder(this.config, new Initializer(device, 0, { weights, values: false }), compute);
     try {
       const names = keysOf(file);
       const rename = (key: string) => names.get(key) ?? key;
-      await loadWeights(encoder, file, { rename, ignore: (name) => !isEncoderKey(name) || name === EMBEDDING_ALIAS });
+      const ignore = (name: string) => !isEncoderKey(name) || name === EMBEDDING_ALIAS;
+      await loadWeights(encoder, file, { rename, ignore, source: this.weights });
       return encoder;
     } catch (error) {
       encoder.dispose();
@@ -103,6 +105,16 @@ export class T5Folder {
 
 /** Of a whole T5 the encoder's half; the embedding stands under either name, or both. */
 const isEncoderKey = (key: string): boolean => key === "shared.weight" || key.startsWith("encoder.");
+
+/** The encoder's tensors in a folder, the scales of fp8 weights multiplied in. */
+async function openEncoder(folder: string): Promise<TensorFile> {
+  const file = await openShards(folder, isEncoderKey);
+  return unscaled(file, folder).catch(async (error) => {
+    await file.close();
+    throw error;
+  });
+}
+
 const EMBEDDING_ALIAS = "encoder.embed_tokens.weight";
 
 /** The file's name of each of the encoder's keys. */

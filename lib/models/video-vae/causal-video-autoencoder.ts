@@ -1,6 +1,7 @@
 import { vaeFactors } from "../../config/geometry.js";
 import type { OfficialVaeConfig } from "../../config/official/vae.js";
 import { check } from "../../errors.js";
+import { isUnusedStatistic } from "../../formats/official/keys.js";
 import { type Conv3d, type Initializer, Module } from "../../nn/index.js";
 import { affine, cast, normal, posteriorSample, type RandomKey } from "../../ops/index.js";
 import { scope, Tensor, wantsGrad } from "../../tensor/index.js";
@@ -32,6 +33,12 @@ export interface LatentDecodeOptions {
   tiling?: "auto" | "off" | TilePlan;
 }
 
+/** `a.b.c` is in the modules `a` and `a.b`. */
+function prefixesOf(key: string): string[] {
+  const parts = key.split(".");
+  return parts.slice(1).map((_, i) => parts.slice(0, i + 1).join("."));
+}
+
 /**
  * The VAE of the official releases (reference CausalVideoAutoencoder with its vae_encode and vae_decode). Videos are
  * (B,F,H,W,C) around [-1,1], latents (B,f,h,w,C) and normalised, all f32; property names are the official keys.
@@ -45,6 +52,8 @@ export class CausalVideoAutoencoder extends Module {
   per_channel_statistics: PerChannelStatistics;
   private _config: OfficialVaeConfig;
   private _options: CausalVideoAutoencoderOptions;
+  /** The names of all modules, once they are asked for. */
+  private _blocks: ReadonlySet<string> | null = null;
 
   /** @throws {LtxError} `invalid_argument` for impossible widths. */
   constructor(config: OfficialVaeConfig, init: Initializer, options: CausalVideoAutoencoderOptions = {}) {
@@ -66,9 +75,15 @@ export class CausalVideoAutoencoder extends Module {
     return key === "per_channel_statistics.mean-of-means";
   }
 
-  /** Whether a key that this model lacks may stand in a file: statistics that only training used, leftovers of norms. */
-  static unusedKey(key: string): boolean {
-    return key.startsWith("per_channel_statistics.") || key.includes("norm");
+  /**
+   * Whether a key that this model lacks may stand in a file: statistics that only training used, and leftovers of norms in
+   * blocks that it has.
+   */
+  unusedKey(key: string): boolean {
+    if (isUnusedStatistic(key)) return true;
+    const [, block] = /^(.+)\.(?:norm[123]|conv_norm_out)\.(?:norm\.)?(?:weight|bias)$/.exec(key) ?? [];
+    this._blocks ??= new Set([...this.namedState()].flatMap(([own]) => prefixesOf(own)));
+    return block !== undefined && this._blocks.has(block);
   }
 
   get config(): OfficialVaeConfig {

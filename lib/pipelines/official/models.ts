@@ -5,14 +5,8 @@ import type { OfficialTransformerConfig } from "../../config/official/transforme
 import type { OfficialVaeConfig } from "../../config/official/vae.js";
 import { check } from "../../errors.js";
 import { loadWeights } from "../../formats/load-weights.js";
-import {
-  applyLoras,
-  closeLoras,
-  type LoraChoice,
-  openLoras,
-  type WeightedLora,
-  withLoras,
-} from "../../formats/official/lora.js";
+import { closeLoras, type LoraChoice, openLoras, type WeightedLora } from "../../formats/official/lora.js";
+import { applyLoras, withLoras } from "../../formats/official/lora-merge.js";
 import { type OfficialModels, openOfficial } from "../../formats/official/open.js";
 import { LatentUpsampler } from "../../models/latent-upsampler.js";
 import { T5TextEncoder, type TextEncoder } from "../../models/text-encoder/index.js";
@@ -154,13 +148,14 @@ export async function openModels(options: PipelineLoadOptions): Promise<OpenedMo
         text: await textLoader(options, files.textEncoder, { facts, device, dtypes }),
         transformer: () =>
           filled(new LtxVideoTransformer(facts.transformer, unwritten(device, dtypes), dtypes), (transformer) =>
-            loadWeights(transformer, withLoras(files.module("transformer"), loras)),
+            loadWeights(transformer, withLoras(files.module("transformer"), loras), { source: checkpoint }),
           ),
         vae: () =>
           filled(new CausalVideoAutoencoder(vae, unwritten(device, dtypes), dtypes), (module) =>
             loadWeights(module, files.module("vae"), {
               optional: CausalVideoAutoencoder.optionalKey,
-              ignore: CausalVideoAutoencoder.unusedKey,
+              ignore: (key) => module.unusedKey(key),
+              source: checkpoint,
             }),
           ),
       },
@@ -281,7 +276,7 @@ export async function openUpsampler(
       return `[pipeline] the upscaler ${path} is no spatial one: name ltxv-spatial-upscaler-*.safetensors`;
     });
     const module = new LatentUpsampler(config, unwritten(device, dtypes));
-    return await filled(module, (upsampler) => loadWeights(upsampler, weights));
+    return await filled(module, (upsampler) => loadWeights(upsampler, weights, { source: path }));
   } finally {
     await files.close();
   }

@@ -1,6 +1,7 @@
 import { dirname, join } from "node:path";
 import { check } from "../../../lib/errors.js";
-import { applyLoras, openLora, type WeightedLora, withLoras } from "../../../lib/formats/official/lora.js";
+import { openLora, type WeightedLora } from "../../../lib/formats/official/lora.js";
+import { applyLoras, withLoras } from "../../../lib/formats/official/lora-merge.js";
 import type { TensorFile } from "../../../lib/formats/tensor-file.js";
 import { noGrad } from "../../../lib/tensor/index.js";
 import { evaluate } from "../support/evaluate.js";

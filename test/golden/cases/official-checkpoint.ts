@@ -54,8 +54,8 @@ async function modelOutputs(fixture: Fixture, models: OfficialModels): Promise<M
   }));
   const vae = new CausalVideoAutoencoder(parseOfficialVae(configs.vae, path), init());
   vae.requiresGrad(false);
-  const { optionalKey: optional, unusedKey: ignore } = CausalVideoAutoencoder;
-  await loadWeights(vae, models.module("vae"), { optional, ignore });
+  const { optionalKey: optional } = CausalVideoAutoencoder;
+  await loadWeights(vae, models.module("vae"), { optional, ignore: (key) => vae.unusedKey(key) });
   const coded = await evaluate(vae, () => {
     const moments = vae.encodeMoments(toChannelsLast(constant(fixture, "input/media")));
     const timestep = vae.timestepConditioning ? constant(fixture, "input/decode_timestep") : null;
