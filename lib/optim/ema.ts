@@ -36,7 +36,7 @@ export class Ema {
       try {
         return await body();
       } finally {
-        this.swap(room);
+        this.back(room);
       }
     } finally {
       room?.dispose();
@@ -49,14 +49,40 @@ export class Ema {
     return keep(empty([largest.size], { device: largest.device }));
   }
 
-  /** Exchanges parameters and averages. */
+  /** Exchanges parameters and averages: all of them, or none when it throws. */
   private swap(room: Tensor | null): void {
+    const exchanged: number[] = [];
+    try {
+      for (const i of this.parameters.keys()) {
+        this.exchange(i, room as Tensor);
+        exchanged.push(i);
+      }
+    } catch (error) {
+      for (const i of exchanged) this.exchange(i, room as Tensor);
+      throw error;
+    }
+  }
+
+  /** A failure here would leave the parameters with foreign values, so it is not taken for an answer at once. */
+  private back(room: Tensor | null): void {
+    try {
+      this.swap(room);
+    } catch {
+      this.swap(room);
+    }
+  }
+
+  private exchange(i: number, room: Tensor): void {
+    const [p, average] = [this.parameters[i], this.averages[i]];
     scope(() => {
-      for (const [i, p] of this.parameters.entries()) {
-        const t = alias(room as Tensor, p.shape);
-        launch("cast", [p, t], [1, 0]);
-        launch("cast", [this.averages[i], p], [1, 0]);
-        launch("cast", [t, this.averages[i]], [1, 0]);
+      const kept = alias(room, p.shape);
+      launch("cast", [p, kept], [1, 0]);
+      try {
+        launch("cast", [average, p], [1, 0]);
+        launch("cast", [kept, average], [1, 0]);
+      } catch (error) {
+        launch("cast", [kept, p], [1, 0]);
+        throw error;
       }
     });
   }

@@ -200,8 +200,7 @@ export async function readVideo(classifier: DigitClassifier, video: Video): Prom
         return classifier.forward(affine(x, 1 / 255));
       }),
     );
-    const values = (await logOdds.read()) as Float32Array;
-    logOdds.dispose();
+    const values = (await logOdds.read().finally(() => logOdds.dispose())) as Float32Array;
     for (const i of clips.keys()) {
       const sum = new Float64Array(DIGIT_CLASSES * digits);
       for (let k = 0; k < frames * sum.length; k++) sum[k % sum.length] += values[i * frames * sum.length + k];

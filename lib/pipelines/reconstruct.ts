@@ -106,8 +106,8 @@ export async function reconstructClips(
       }),
     );
     for (const [i, value] of bytes.entries()) originals[from * size + i] = value / 255;
-    decoded.set((await result.read()) as Float32Array, from * size);
-    result.dispose();
+    const values = await result.read().finally(() => result.dispose());
+    decoded.set(values as Float32Array, from * size);
     for (const i of indices) prompts.push((await data.clip(i)).prompt ?? "");
   }
   const shape = [count, frames, height, width, channels];

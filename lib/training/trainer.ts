@@ -252,6 +252,8 @@ export abstract class Trainer<Batch> {
     const tensors = [loss, ...result.norms, ...Object.values(terms)];
     const values = Promise.all(tensors.map((t) => t.item()));
     for (const tensor of tensors) tensor.dispose();
+    // Nobody may be waiting yet, or ever, when it fails: that must not end the process.
+    values.catch(() => {});
     this.step++;
     const learningRate = this.training.learning_rate * factor;
     return { step: this.step, learningRate, values, norms: result.norms.length, names: Object.keys(terms) };
@@ -374,9 +376,6 @@ export abstract class Trainer<Batch> {
         if (kept) yield kept;
       }
       throw error;
-    } finally {
-      // An update whose result nobody waits for must not become an unhandled rejection.
-      (pending as Pending | null)?.values.catch(() => {});
     }
     if (checkpoints !== undefined && saved !== this.step) yield await save(checkpoints);
     yield* this.tell();
