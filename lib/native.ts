@@ -9,10 +9,17 @@ import { type ErrorCode, LtxError } from "./errors.js";
 /** The order is that of LtxDtype in native/runtime/backend.h. */
 export const dtypes = ["f32", "bf16", "i32", "u8"] as const;
 export type DType = (typeof dtypes)[number];
+/** The number that stands for each. */
+export const dtypeIndex = indexed(dtypes);
 
 /** The order is that of MemoryGroup in native/runtime/allocator.h. */
 export const memoryGroups = ["activations", "parameters", "gradients", "optimizer", "data"] as const;
 export type MemoryGroup = (typeof memoryGroups)[number];
+export const memoryGroupIndex = indexed(memoryGroups);
+
+function indexed<T extends string>(names: readonly T[]): Readonly<Record<T, number>> {
+  return Object.fromEntries(names.map((name, index) => [name, index])) as Record<T, number>;
+}
 
 /** Element types in files that are loaded as they lie; the order is that of FileDtype in native/runtime/mapped_file.h. */
 export const fileDtypes = ["F32", "BF16", "F16", "F8_E4M3", "F8_E5M2"] as const;
@@ -134,7 +141,7 @@ export function backendLibraries(): { name: string; path: string }[] {
 
 export function empty(device: number, dtype: DType, group: MemoryGroup, shape: readonly number[]): number {
   for (let i = 0; i < shape.length; i++) scalars[i] = shape[i];
-  return translate(() => addon.empty(device, dtypes.indexOf(dtype), memoryGroups.indexOf(group), shape.length));
+  return translate(() => addon.empty(device, dtypeIndex[dtype], memoryGroupIndex[group], shape.length));
 }
 
 export function view(id: number, shape: readonly number[], offset: number): number {

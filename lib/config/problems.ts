@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { closest } from "./suggest.js";
+import { closest } from "../suggest.js";
 
 /** One fault in a configuration: where it is, from the root of the file, and what to do about it. */
 export interface Problem {

@@ -2,11 +2,11 @@ import {
   batchNorm,
   type Conv3dOptions,
   conv3d,
+  type LinearActivation,
   linear,
   type Modulation,
   normAct,
   sinusoid,
-  type UnaryKind,
 } from "../ops/index.js";
 import { scope, type Tensor } from "../tensor/index.js";
 import { Counter, type Initializer, Module, type Parameter, type StateBuffer } from "./module.js";
@@ -24,7 +24,7 @@ export class Linear extends Module {
     this.bias = options.bias === false ? null : init.uniform([outputs], bound);
   }
 
-  forward(x: Tensor, activation: UnaryKind = "none"): Tensor {
+  forward(x: Tensor, activation: LinearActivation = "none"): Tensor {
     return linear(x, this.weight, this.bias, activation);
   }
 }

@@ -1,3 +1,4 @@
+import { checkOptions, finite, show } from "../arguments.js";
 import { check } from "../errors.js";
 import { checkFloats, checkSingles, empty, launch, record, type Tensor, wantsGrad } from "../tensor/index.js";
 
@@ -18,12 +19,15 @@ export interface AttentionOptions {
   scale?: number;
 }
 
+const OPTIONS = ["heads", "qWeight", "kWeight", "eps", "cos", "sin", "mask", "bias", "scale"] as const;
+
 /**
  * softmax(q̂ k̂ᵀ · scale + mask + bias) v for each head, where q̂ and k̂ are q and k after the optional norm and rotation, in one
  * op. q (B,Lq,D), k, v (B,Lk,D), result (B,Lq,D), D = heads · head width. Backward recomputes the probabilities.
  * @throws {LtxError} `shape_mismatch`, `dtype_mismatch`; `unavailable` when a gradient is wanted through scores with a bias.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor {
+  checkOptions("attention", options, OPTIONS);
   const {
     heads,
     qWeight = null,
@@ -34,6 +38,8 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     mask = null,
     bias = null,
   } = options;
+  checkFloats("attention", { q, k, v }, { qWeight, kWeight, cos, sin, mask, bias });
+  finite("attention", "eps", eps, 0);
   const [batch, length, width] = q.shape;
   const keys = k.shape[1];
   check(
@@ -48,8 +54,8 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     "dtype_mismatch",
     () => `[attention] q, k, v are ${q.dtype}, ${k.dtype}, ${v.dtype}`,
   );
-  check(Number.isInteger(heads) && heads > 0 && width % heads === 0, "shape_mismatch", () => {
-    return `[attention] width ${width} does not divide into ${heads} heads`;
+  check(Number.isSafeInteger(heads) && heads > 0 && width % heads === 0, "shape_mismatch", () => {
+    return `[attention] width ${width} does not divide into ${show(heads)} heads`;
   });
   check(
     (qWeight === null) === (kWeight === null) && (!qWeight || (qWeight.size === width && kWeight?.size === width)),
@@ -59,10 +65,10 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     },
   );
   check(
-    (cos === null) === (sin === null) && (!cos || (cos.size === length * width && length === keys && width % 2 === 0)),
+    (!cos && !sin) || (cos?.size === length * width && sin?.size === cos.size && length === keys && width % 2 === 0),
     "shape_mismatch",
     () => {
-      return `[attention] rotation tables expect [${length},${width}] and as many keys as queries, got ${cos} for ${keys} keys`;
+      return `[attention] rotation tables expect [${length},${width}] of an even width and as many keys as queries, got cos ${cos} and sin ${sin} for ${keys} keys`;
     },
   );
   check(
@@ -76,9 +82,9 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   check(!bias || !wantsGrad(q, k, v, qWeight, kWeight, bias), "unavailable", () => {
     return "[attention] scores with a bias have no gradient: run the model inside noGrad, or detach its inputs";
   });
-  checkFloats("attention", q, k, v, qWeight, kWeight, cos, sin, mask, bias);
   checkSingles("attention", { qWeight, kWeight, cos, sin, mask, bias });
-  const scalars = [heads, eps, options.scale ?? (width / heads) ** -0.5];
+  const scale = finite("attention", "scale", options.scale ?? (width > 0 ? (width / heads) ** -0.5 : 1));
+  const scalars = [heads, eps, scale];
   const { device } = q;
   const y = empty(q.shape, { dtype: q.dtype, device });
   const lse = empty([batch, heads, length], { device });
@@ -98,6 +104,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
 
 /** Rotates neighbouring channels: x (B, L, D), cos, sin (L, D) f32: (a, b) to (a·cos - b·sin, b·cos + a·sin). */
 export function rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
+  checkFloats("rope", { x, cos, sin });
   const [, length, width] = x.shape;
   check(
     x.dims === 3 && width % 2 === 0 && cos.size === length * width && sin.size === cos.size,
@@ -106,7 +113,6 @@ export function rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
       return `[rope] tables [${cos.shape}], [${sin.shape}] do not fit input [${x.shape}]`;
     },
   );
-  checkFloats("rope", x, cos, sin);
   checkSingles("rope", { cos, sin });
   const y = empty(x.shape, { dtype: x.dtype, device: x.device });
   launch("rope", [x, cos, sin, y], [0]);

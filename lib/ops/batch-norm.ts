@@ -1,3 +1,4 @@
+import { checkOptions, finite, flag } from "../arguments.js";
 import { check } from "../errors.js";
 import { checkFloats, checkSingles, empty, launch, record, type Tensor } from "../tensor/index.js";
 
@@ -14,6 +15,8 @@ export interface BatchNormOptions {
   eps?: number;
 }
 
+const OPTIONS = ["weight", "bias", "runningMean", "runningVar", "training", "momentum", "eps"] as const;
+
 /**
  * (x - mean) / √(variance + eps) · weight + bias for every channel of x (…, C), as PyTorch's BatchNorm2d and BatchNorm3d:
  * in training with mean and (biased) variance over all rows, whose unbiased variance goes into `runningVar`; in
@@ -22,7 +25,12 @@ export interface BatchNormOptions {
  * variance.
  */
 export function batchNorm(x: Tensor, options: BatchNormOptions): Tensor {
+  checkOptions("batch_norm", options, OPTIONS);
   const { weight = null, bias = null, runningMean, runningVar, training, momentum = 0.1, eps = 1e-5 } = options;
+  checkFloats("batch_norm", { x, runningMean, runningVar }, { weight, bias });
+  flag("batch_norm", "training", training);
+  finite("batch_norm", "momentum", momentum, 0, 1);
+  finite("batch_norm", "eps", eps, 0);
   check(x.dims > 0, "shape_mismatch", () => `[batch_norm] expects (…,C), got [${x.shape}]`);
   const channels = x.shape[x.dims - 1];
   const vectors = { weight, bias, runningMean, runningVar };
@@ -31,7 +39,6 @@ export function batchNorm(x: Tensor, options: BatchNormOptions): Tensor {
       return `[batch_norm] ${name} expects [${channels}], got [${p?.shape}] (input shape [${x.shape}])`;
     });
   }
-  checkFloats("batch_norm", x, weight, bias, runningMean, runningVar);
   checkSingles("batch_norm", vectors);
   check(!training || x.size !== channels || channels === 0, "invalid_argument", () => {
     return `[batch_norm] training needs more than one value per channel, got input shape [${x.shape}]`;

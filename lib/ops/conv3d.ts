@@ -1,3 +1,4 @@
+import { checkOptions, checkShape, flag, integers, listed } from "../arguments.js";
 import { check } from "../errors.js";
 import { checkFloats, checkSingles, empty, launch, record, type Shape, type Tensor } from "../tensor/index.js";
 
@@ -12,9 +13,25 @@ export interface Conv3dOptions {
   padSpace?: readonly [number, number];
 }
 
+const OPTIONS = ["stride", "padTime", "replicate", "padSpace"] as const;
+
 /** The output shape (B, F', H', W', Co) of a convolution. */
 export function conv3dShape(x: Shape, w: Shape, options: Conv3dOptions): Shape {
-  const { stride = [1, 1, 1], padTime = [0, 0], padSpace = [0, 0] } = options;
+  checkShape("conv3d", x);
+  checkShape("conv3d", w);
+  check(x.length === 5 && w.length === 5, "shape_mismatch", () => {
+    return `[conv3d] expects input (B,F,H,W,C) and weight (O,T,Y,X,I), got [${x}] and [${w}]`;
+  });
+  checkOptions("conv3d", options, OPTIONS);
+  const { stride = [1, 1, 1], padTime = [0, 0], padSpace = [0, 0], replicate = false } = options;
+  check(integers(stride, 3, 1), "invalid_argument", () => {
+    return `[conv3d] stride ${listed(stride)} must be positive: 3 whole numbers`;
+  });
+  const pads = [padTime, padSpace].flat();
+  check(integers(padTime, 2, 0) && integers(padSpace, 2, 0), "invalid_argument", () => {
+    return `[conv3d] padding ${listed(pads)} must not be negative: 2 whole numbers each for time and space`;
+  });
+  flag("conv3d", "replicate", replicate);
   const out = (size: number, pad: number, kernel: number, step: number) => Math.floor((size + pad - kernel) / step) + 1;
   return [
     x[0],
@@ -37,9 +54,8 @@ export function conv3d(
   options: Conv3dOptions = {},
   residual: Tensor | null = null,
 ): Tensor {
-  check(x.dims === 5 && w.dims === 5, "shape_mismatch", () => {
-    return `[conv3d] expects input (B,F,H,W,C) and weight (O,T,Y,X,I), got [${x.shape}] and [${w.shape}]`;
-  });
+  checkFloats("conv3d", { x, w }, { bias, residual });
+  const shape = conv3dShape(x.shape, w.shape, options);
   check(x.shape[4] === w.shape[4], "shape_mismatch", () => {
     return `[conv3d] weight expects ${w.shape[4]} input channels, got ${x.shape[4]} (input shape [${x.shape}])`;
   });
@@ -55,28 +71,15 @@ export function conv3d(
     "shape_mismatch",
     () => `[conv3d] bias expects [${w.shape[0]}], got [${bias?.shape}]`,
   );
-  checkFloats("conv3d", x, w, bias, residual);
   checkSingles("conv3d", { bias });
   const { stride = [1, 1, 1], padTime = [0, 0], padSpace = [0, 0], replicate = false } = options;
-  check(
-    [...stride].every((s) => Number.isInteger(s) && s > 0),
-    "invalid_argument",
-    () => `[conv3d] stride [${stride}] must be positive`,
-  );
-  const pads = [...padTime, ...padSpace];
-  check(
-    pads.every((p) => Number.isInteger(p) && p >= 0),
-    "invalid_argument",
-    () => `[conv3d] padding [${pads}] must not be negative`,
-  );
-  const shape = conv3dShape(x.shape, w.shape, options);
   check(shape.every((d) => d >= 0) && (x.size === 0 || shape.slice(1).every((d) => d > 0)), "shape_mismatch", () => {
     return `[conv3d] kernel [${w.shape.slice(1, 4)}] is larger than the padded input [${x.shape}]`;
   });
   check(!residual || residual.shape.join() === shape.join(), "shape_mismatch", () => {
     return `[conv3d] residual expects [${shape}], got [${residual?.shape}]`;
   });
-  const scalars = [...stride, ...pads, replicate ? 1 : 0];
+  const scalars = [...stride, ...padTime, ...padSpace, replicate ? 1 : 0];
   const y = empty(shape, { dtype: x.dtype, device: x.device });
   launch("conv3d", [x, w, bias, residual, y], scalars);
   return record("conv3d", y, [x, w, bias, residual], [x, w], (grad, needs) => {

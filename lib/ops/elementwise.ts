@@ -1,7 +1,9 @@
+import { checkShape, choice, number, show } from "../arguments.js";
 import { check } from "../errors.js";
 import {
   alias,
   checkFloats,
+  checkOperands,
   type DType,
   empty,
   launch,
@@ -11,6 +13,9 @@ import {
   type Tensor,
 } from "../tensor/index.js";
 import { Unary, type UnaryKind } from "./enums.js";
+
+const FLOATS = { f32: true, bf16: true };
+const DTYPES = { ...FLOATS, i32: true, u8: true };
 
 const like = (x: Tensor, dtype: DType = x.dtype): Tensor => empty(x.shape, { dtype, device: x.device });
 
@@ -25,6 +30,7 @@ export function zeros(shape: Shape, options: Parameters<typeof empty>[1] = {}): 
 
 /** A tensor filled with `value`. */
 export function full(shape: Shape, value: number, options: Parameters<typeof empty>[1] = {}): Tensor {
+  number("full", "value", value);
   const y = empty(shape, options);
   launch("fill", [y], [value]);
   return y;
@@ -32,6 +38,12 @@ export function full(shape: Shape, value: number, options: Parameters<typeof emp
 
 /** The same values under another shape; no copy. One dimension may be -1. */
 export function reshape(x: Tensor, shape: Shape): Tensor {
+  checkOperands("reshape", { x });
+  check(Array.isArray(shape), "invalid_argument", () => `[reshape] shape is ${show(shape)}, expected a list`);
+  checkShape(
+    "reshape",
+    shape.map((d) => (d === -1 ? 1 : d)),
+  );
   const known = sizeOf(shape.filter((d) => d !== -1));
   const full = shape.map((d) => (d === -1 ? x.size / known : d));
   check(sizeOf(full) === x.size && full.every(Number.isInteger), "shape_mismatch", () => {
@@ -42,26 +54,35 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
 
 /** A new handle on the same memory that the tape does not see. */
 export function detach(x: Tensor): Tensor {
+  checkOperands("detach", { x });
   return alias(x, x.shape);
 }
 
 /** x · scale + shift, in `dtype` (f32 or bf16; x may also be i32 or u8). */
 export function affine(x: Tensor, scale: number, shift = 0, dtype: DType = x.dtype): Tensor {
+  checkOperands("affine", { x });
+  number("affine", "scale", scale);
+  number("affine", "shift", shift);
+  choice("affine", "dtype", dtype, DTYPES);
   const target = dtype === "i32" || dtype === "u8" ? "f32" : dtype;
   const y = like(x, target);
   launch("cast", [x, y], [scale, shift]);
   return record("affine", y, [x], [], (grad) => [affine(grad, scale, 0, x.dtype)]);
 }
 
-/** The values in another dtype; x itself when it already has it. */
+/** The values in another dtype, f32 or bf16; x itself when it already has it. */
 export function cast(x: Tensor, dtype: DType): Tensor {
+  checkOperands("cast", { x });
+  choice("cast", "dtype", dtype, x.dtype === dtype ? DTYPES : FLOATS);
   return x.dtype === dtype ? x : affine(x, 1, 0, dtype);
 }
 
 /** alpha·a + beta·b, elementwise, in a's dtype. */
 export function axpby(alpha: number, a: Tensor, beta: number, b: Tensor): Tensor {
+  checkFloats("add", { a, b });
   sameSize("add", a, b);
-  checkFloats("add", a, b);
+  number("add", "alpha", alpha);
+  number("add", "beta", beta);
   const y = like(a);
   launch("axpby", [a, b, y], [alpha, beta]);
   return record("add", y, [a, b], [], (grad) => [
@@ -75,8 +96,8 @@ export const sub = (a: Tensor, b: Tensor): Tensor => axpby(1, a, -1, b);
 
 /** a · b, elementwise, in a's dtype; b of one element is broadcast. */
 export function mul(a: Tensor, b: Tensor): Tensor {
+  checkFloats("mul", { a, b });
   if (b.size !== 1) sameSize("mul", a, b);
-  checkFloats("mul", a, b);
   const y = like(a);
   launch("mul", [a, b, y]);
   return record("mul", y, [a, b], [a, b], (grad, needs) => {
@@ -94,8 +115,14 @@ export function mul(a: Tensor, b: Tensor): Tensor {
 
 /** An elementwise function; `clamp` takes its bounds, `leaky_relu` its slope as `lo`. */
 export function unary(kind: UnaryKind, x: Tensor, lo = 0, hi = 0): Tensor {
-  checkFloats(kind, x);
-  const scalars = [Unary[kind], lo, hi];
+  const code = choice("unary", "kind", kind, Unary);
+  checkFloats(kind, { x });
+  number(kind, "lo", lo);
+  number(kind, "hi", hi);
+  check(kind !== "clamp" || lo <= hi, "invalid_argument", () => {
+    return `[clamp] the bounds are ${lo} and ${hi}, expected the lower one first`;
+  });
+  const scalars = [code, lo, hi];
   const y = like(x);
   launch("unary", [x, y], scalars);
   return record(kind, y, [x], [x], (grad) => {
@@ -123,12 +150,12 @@ export const clamp = (x: Tensor, lo: number, hi: number): Tensor => unary("clamp
 
 /** x (…, C) + row (C), in x's dtype. `row` may have more dimensions: it is repeated along the leading ones of x. */
 export function addRows(x: Tensor, row: Tensor): Tensor {
+  checkFloats("add_rows", { x, row });
   check(
     row.size > 0 && x.size % row.size === 0,
     "shape_mismatch",
     () => `[add_rows] [${row.shape}] does not repeat over [${x.shape}]`,
   );
-  checkFloats("add_rows", x, row);
   const y = like(x);
   const flat: Shape = [x.size / row.size, row.size];
   launch("add_rows", [[x, flat], [row, [row.size]], y]);
@@ -151,13 +178,14 @@ export function addRows(x: Tensor, row: Tensor): Tensor {
  * This is x_t of rectified flow (t · x0 + (1 - t) · noise) and the decoder's input (z + t · noise).
  */
 export function mixRows(a: Tensor, b: Tensor | null, sa: Tensor | null, sb: Tensor | null): Tensor {
+  checkFloats("mix_rows", { a }, { b, sa, sb });
+  check(a.dims > 0, "shape_mismatch", () => `[mix_rows] expects (B,…), got [${a.shape}]`);
   if (b) sameSize("mix_rows", a, b);
   for (const s of [sa, sb]) {
     check(!s || (s.size === a.shape[0] && s.dtype === "f32"), "shape_mismatch", () => {
       return `[mix_rows] a factor for each of the ${a.shape[0]} samples is expected (f32), got ${s}`;
     });
   }
-  checkFloats("mix_rows", a, b, sa, sb);
   const flat: Shape = [a.shape[0], a.shape[0] ? a.size / a.shape[0] : 0];
   const y = like(a);
   launch("mix_rows", [[a, flat], b && [b, flat], sa, sb, [y, flat]]);

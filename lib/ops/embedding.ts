@@ -1,14 +1,15 @@
 import { check } from "../errors.js";
-import { checkFloats, empty, launch, record, sameDevice, type Tensor } from "../tensor/index.js";
+import { checkFloats, checkOperands, empty, launch, record, type Tensor } from "../tensor/index.js";
 
 /**
  * Rows of a table: table (V, …), index i32 (any shape) to (...index, …). Indices are on the device, so one outside of
  * [0, V) is an error at the next await.
  */
 export function gatherRows(table: Tensor, index: Tensor): Tensor {
+  checkOperands("gather_rows", { table, index });
+  checkFloats("gather_rows", { table });
+  check(table.dims > 0, "shape_mismatch", () => `[gather_rows] expects a table (V,…), got [${table.shape}]`);
   check(index.dtype === "i32", "dtype_mismatch", () => `[gather_rows] index must be i32, got ${index.dtype}`);
-  sameDevice("gather_rows", table, index);
-  checkFloats("gather_rows", table);
   const [rows, ...rest] = table.shape;
   const width = rows ? table.size / rows : 0;
   const y = empty([...index.shape, ...rest], { dtype: table.dtype, device: table.device });

@@ -1,3 +1,4 @@
+import { integer } from "../arguments.js";
 import { check } from "../errors.js";
 import { checkFloats, checkSingles, empty, launch, record, type Tensor } from "../tensor/index.js";
 
@@ -5,6 +6,9 @@ import { checkFloats, checkSingles, empty, launch, record, type Tensor } from ".
  * x + h · ada[g][gate]: the gated residual of an adaptive-norm block. x, h (…, C), ada (G, rows, C) as in normAct.
  */
 export function gatedAdd(x: Tensor, h: Tensor, ada: Tensor, gate: number): Tensor {
+  checkFloats("gated_add", { x, h, ada });
+  integer("gated_add", "gate", gate, 0);
+  check(x.dims > 0, "shape_mismatch", () => `[gated_add] expects (…,C), got [${x.shape}]`);
   const channels = x.shape[x.dims - 1];
   const rows = channels ? x.size / channels : 0;
   check(x.size === h.size, "shape_mismatch", () => `[gated_add] x [${x.shape}] and h [${h.shape}] differ`);
@@ -12,7 +16,6 @@ export function gatedAdd(x: Tensor, h: Tensor, ada: Tensor, gate: number): Tenso
   check(ada.dims === 3 && ada.shape[2] === channels && divides && gate < ada.shape[1], "shape_mismatch", () => {
     return `[gated_add] table [${ada.shape}] with gate row ${gate} does not fit input [${x.shape}]`;
   });
-  checkFloats("gated_add", x, h, ada);
   const y = empty(x.shape, { dtype: x.dtype, device: x.device });
   launch("gated_add", [x, h, ada, y], [gate]);
   return record("gated_add", y, [x, h, ada], [h, ada], (grad) => {
@@ -25,11 +28,11 @@ export function gatedAdd(x: Tensor, h: Tensor, ada: Tensor, gate: number): Tenso
 
 /** x + plane · scale: noise injection. x (B,F,H,W,C), plane (H,W) a constant, scale (C) f32. */
 export function addPlane(x: Tensor, plane: Tensor, scale: Tensor): Tensor {
+  checkFloats("add_plane", { x, plane, scale });
   const [, , height, width, channels] = x.shape;
   check(x.dims === 5 && plane.size === height * width && scale.size === channels, "shape_mismatch", () => {
     return `[add_plane] plane [${plane.shape}] and scale [${scale.shape}] do not fit input [${x.shape}]`;
   });
-  checkFloats("add_plane", x, plane, scale);
   checkSingles("add_plane", { scale });
   const y = empty(x.shape, { dtype: x.dtype, device: x.device });
   launch("add_plane", [x, plane, scale, y]);

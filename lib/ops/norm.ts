@@ -1,3 +1,4 @@
+import { checkOptions, choice, finite, integer } from "../arguments.js";
 import { check } from "../errors.js";
 import { checkFloats, empty, launch, record, type Shape, type Tensor } from "../tensor/index.js";
 import { Norm, type NormKind, Unary } from "./enums.js";
@@ -22,6 +23,9 @@ export interface NormOptions {
   groups?: number;
 }
 
+const OPTIONS = ["kind", "eps", "weight", "bias", "modulation", "activation", "groups"] as const;
+const ACTIVATIONS = { none: Unary.none, silu: Unary.silu };
+
 const statsShape = (x: Tensor, kind: NormKind, groups: number): Shape => {
   const rows = x.shape.slice(0, -1);
   if (kind === "none") return [1];
@@ -36,7 +40,18 @@ const statsShape = (x: Tensor, kind: NormKind, groups: number): Shape => {
  * @throws {LtxError} `shape_mismatch` when weight, bias, table or groups don't fit the channels.
  */
 export function normAct(x: Tensor, options: NormOptions): Tensor {
+  checkOptions("norm", options, OPTIONS);
   const { kind, eps = 1e-6, weight = null, bias = null, modulation = null, activation = "none", groups = 1 } = options;
+  const norm = choice("norm", "kind", kind, Norm);
+  const act = choice("norm", "activation", activation, ACTIVATIONS);
+  finite("norm", "eps", eps, 0);
+  integer("norm", "groups", groups, 1);
+  if (modulation) checkOptions("norm", modulation, ["ada", "shift", "scale"]);
+  const ada = modulation?.ada ?? null;
+  const shift = integer("norm", "the row that shifts", modulation?.shift ?? 0, 0);
+  const scale = integer("norm", "the row that scales", modulation?.scale ?? 0, 0);
+  checkFloats("norm", { x }, { weight, bias, ada });
+  check(x.dims > 0, "shape_mismatch", () => `[norm] expects (…,C), got [${x.shape}]`);
   const channels = x.shape[x.dims - 1];
   for (const [name, p] of [
     ["weight", weight],
@@ -49,17 +64,16 @@ export function normAct(x: Tensor, options: NormOptions): Tensor {
   check(kind !== "group_norm" || channels % groups === 0, "shape_mismatch", () => {
     return `[norm] ${channels} channels do not divide into ${groups} groups`;
   });
-  const ada = modulation?.ada ?? null;
-  if (ada && modulation) {
+  check(!modulation || ada, "invalid_argument", () => "[norm] the modulation has no table: give it as ada");
+  if (ada) {
     const rows = channels ? x.size / channels : 0;
     const fits =
       ada.dims === 3 && ada.shape[2] === channels && (rows === 0 || (ada.shape[0] > 0 && rows % ada.shape[0] === 0));
-    check(fits && Math.max(modulation.shift, modulation.scale) < ada.shape[1], "shape_mismatch", () => {
-      return `[norm] modulation table [${ada.shape}] does not fit input [${x.shape}]`;
+    check(fits && Math.max(shift, scale) < ada.shape[1], "shape_mismatch", () => {
+      return `[norm] modulation table [${ada.shape}] with rows ${shift} and ${scale} does not fit input [${x.shape}]`;
     });
   }
-  checkFloats("norm", x, weight, bias, ada);
-  const scalars = [Norm[kind], Unary[activation], eps, groups, modulation?.shift ?? 0, modulation?.scale ?? 0];
+  const scalars = [norm, act, eps, groups, shift, scale];
   const y = empty(x.shape, { dtype: x.dtype, device: x.device });
   const stats = empty(statsShape(x, kind, groups), { device: x.device });
   launch("norm_act", [x, weight, bias, ada, y, stats], scalars);

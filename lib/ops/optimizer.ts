@@ -1,7 +1,13 @@
-import { empty, launch, type Tensor } from "../tensor/index.js";
+import { checkOptions, finite, flag, integer, list, show } from "../arguments.js";
+import { check } from "../errors.js";
+import { checkFloats, checkLists, checkOperands, checkSingles, empty, launch, type Tensor } from "../tensor/index.js";
 
 /** The L2 norm over all values of a list of tensors: (1) f32. */
 export function globalNorm(tensors: readonly Tensor[]): Tensor {
+  checkFloats(
+    "global_norm",
+    Object.fromEntries(list("global_norm", "tensors", tensors).map((t, i) => [`tensors[${i}]`, t])),
+  );
   const norm = empty([1], { device: tensors[0]?.device });
   launch("global_norm", [norm, ...tensors]);
   return norm;
@@ -28,8 +34,35 @@ export interface AdamStep {
   maxNorm?: number;
 }
 
-/** One update of all parameters in one pass, in place. */
+const STATE = ["params", "grads", "m", "v"] as const;
+const STEP = ["lr", "betas", "eps", "weightDecay", "decoupled", "step", "norm", "maxNorm"] as const;
+
+/**
+ * One update of all parameters in one pass, in place: lists of f32 tensors, one of each for every parameter.
+ * @throws {LtxError} `shape_mismatch` when lists or sizes differ, `dtype_mismatch`, `invalid_argument`.
+ */
 export function adamUpdate(state: AdamState, o: AdamStep): void {
+  checkOptions("adam", state, STATE);
+  checkOptions("adam", o, STEP);
+  const { params, grads, m, v } = state;
+  checkLists("adam", { params, grads, m, v });
+  finite("adam", "lr", o.lr, 0);
+  check(
+    Array.isArray(o.betas) && o.betas.length === 2 && [...o.betas].every((b) => b >= 0 && b < 1),
+    "invalid_argument",
+    () => {
+      return `[adam] betas are ${show(o.betas)}, expected two numbers from 0 to below 1`;
+    },
+  );
+  finite("adam", "eps", o.eps, 0);
+  finite("adam", "weightDecay", o.weightDecay, 0);
+  flag("adam", "decoupled", o.decoupled);
+  integer("adam", "step", o.step, 1);
+  finite("adam", "maxNorm", o.maxNorm ?? 0, 0);
+  const { norm = null } = o;
+  checkOperands("adam", {}, { norm, params: params[0] });
+  checkSingles("adam", { norm });
+  check(!norm || norm.size === 1, "shape_mismatch", () => `[adam] norm expects one element, got [${norm?.shape}]`);
   const scalars = [
     o.lr,
     o.betas[0],
@@ -41,10 +74,15 @@ export function adamUpdate(state: AdamState, o: AdamStep): void {
     1 - o.betas[1] ** o.step,
     o.maxNorm ?? 0,
   ];
-  launch("adam", [o.norm, ...state.params, ...state.grads, ...state.m, ...state.v], scalars);
+  launch("adam", [norm, ...params, ...grads, ...m, ...v], scalars);
 }
 
-/** average = decay · average + (1 - decay) · value for each pair, in place. */
+/**
+ * average = decay · average + (1 - decay) · value for each pair of f32 tensors, in place.
+ * @throws {LtxError} `shape_mismatch` when lists or sizes differ, `dtype_mismatch`, `invalid_argument`.
+ */
 export function emaUpdate(averages: readonly Tensor[], values: readonly Tensor[], decay: number): void {
+  checkLists("ema", { averages, values });
+  finite("ema", "decay", decay, 0, 1);
   launch("ema", [...averages, ...values], [decay]);
 }

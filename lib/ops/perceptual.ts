@@ -8,6 +8,7 @@ import { checkFloats, checkSingles, empty, launch, record, type Tensor } from ".
  * @throws {LtxError} `shape_mismatch`, `dtype_mismatch`.
  */
 export function lpipsDistance(a: Tensor, b: Tensor, w: Tensor): Tensor {
+  checkFloats("lpips_distance", { a, b, w });
   check(a.dims >= 2 && a.shape.join() === b.shape.join(), "shape_mismatch", () => {
     return `[lpips_distance] expects two feature maps (N,…,C) of one shape, got [${a.shape}] and [${b.shape}]`;
   });
@@ -16,7 +17,6 @@ export function lpipsDistance(a: Tensor, b: Tensor, w: Tensor): Tensor {
     return `[lpips_distance] the mean needs at least one pixel and channel, got [${a.shape}]`;
   });
   check(w.size === channels, "shape_mismatch", () => `[lpips_distance] weights expect [${channels}], got [${w.shape}]`);
-  checkFloats("lpips_distance", a, b, w);
   checkSingles("lpips_distance", { weights: w });
   const y = empty([samples], { device: a.device });
   launch("lpips_distance", [a, b, w, y]);

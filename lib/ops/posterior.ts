@@ -3,13 +3,14 @@ import { check } from "../errors.js";
 import { checkFloats, empty, launch, record, type Shape, type Tensor } from "../tensor/index.js";
 
 function halved(op: string, moments: Tensor): Shape {
+  checkFloats(op, { moments });
+  check(moments.dims > 0, "shape_mismatch", () => `[${op}] moments expect (…,2C), got [${moments.shape}]`);
   const channels = moments.shape[moments.dims - 1];
   check(
     channels % 2 === 0,
     "shape_mismatch",
     () => `[${op}] moments need an even channel count, got [${moments.shape}]`,
   );
-  checkFloats(op, moments);
   return [...moments.shape.slice(0, -1), channels / 2];
 }
 
@@ -17,8 +18,9 @@ const like = (x: Tensor): Tensor => empty(x.shape, { dtype: x.dtype, device: x.d
 
 /** latent_log_var "uniform": (…, C + 1) to (…, 2C), one log-variance for all channels. */
 export function expandMoments(x: Tensor): Tensor {
+  checkFloats("expand_moments", { x });
+  check(x.dims > 0, "shape_mismatch", () => `[expand_moments] expects (…,C+1), got [${x.shape}]`);
   const channels = x.shape[x.dims - 1] - 1;
-  checkFloats("expand_moments", x);
   check(
     channels >= 1,
     "shape_mismatch",
@@ -36,12 +38,12 @@ export function expandMoments(x: Tensor): Tensor {
 /** mean + exp(logvar / 2) · noise; noise (B, …, C) is a constant. */
 export function posteriorSample(moments: Tensor, noise: Tensor): Tensor {
   const shape = halved("posterior_sample", moments);
+  checkFloats("posterior_sample", { moments, noise });
   check(
     noise.shape.join() === shape.join(),
     "shape_mismatch",
     () => `[posterior_sample] noise expects [${shape}], got [${noise.shape}]`,
   );
-  checkFloats("posterior_sample", moments, noise);
   const z = empty(shape, { dtype: moments.dtype, device: moments.device });
   launch("posterior_sample", [moments, noise, z]);
   return record("posterior_sample", z, [moments], [moments, noise], (grad) => {
@@ -64,6 +66,7 @@ export function posteriorLogvar(moments: Tensor): Tensor {
 }
 
 function perSample(op: string, moments: Tensor): Tensor {
+  check(moments.dims > 1, "shape_mismatch", () => `[${op}] moments expect (B,…,2C), got [${moments.shape}]`);
   const y = empty([moments.shape[0]], { device: moments.device });
   launch(op, [moments, y]);
   return record(op, y, [moments], [moments], (grad) => {

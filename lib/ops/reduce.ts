@@ -1,3 +1,4 @@
+import { choice, number } from "../arguments.js";
 import { check } from "../errors.js";
 import { checkFloats, empty, launch, record, type Shape, type Tensor } from "../tensor/index.js";
 import { Loss, type LossKind, Reduce } from "./enums.js";
@@ -5,7 +6,6 @@ import { Loss, type LossKind, Reduce } from "./enums.js";
 const perSample = (x: Tensor, samples: number): Shape => [samples, samples ? x.size / samples : 0];
 
 function reduced(kind: keyof typeof Reduce, x: Tensor, samples: number, scale: number, shape: Shape): Tensor {
-  checkFloats(kind, x);
   const y = empty(shape, { device: x.device });
   const flat = perSample(x, samples);
   const scalars = [Reduce[kind], scale];
@@ -35,30 +35,57 @@ function reduced(kind: keyof typeof Reduce, x: Tensor, samples: number, scale: n
 }
 
 /** The sum of all values, f32 (1). */
-export const sum = (x: Tensor): Tensor => reduced("sum", x, 1, 1, [1]);
+export function sum(x: Tensor): Tensor {
+  checkFloats("sum", { x });
+  return reduced("sum", x, 1, 1, [1]);
+}
+
 /** The mean of all values, f32 (1). */
-export const mean = (x: Tensor): Tensor => reduced("sum", x, 1, x.size ? 1 / x.size : 0, [1]);
+export function mean(x: Tensor): Tensor {
+  checkFloats("mean", { x });
+  return reduced("sum", x, 1, x.size ? 1 / x.size : 0, [1]);
+}
+
 /** The sum over each sample: x (B, …) to (B) f32. */
-export const sumSamples = (x: Tensor): Tensor => reduced("sum", x, x.shape[0], 1, [x.shape[0]]);
+export function sumSamples(x: Tensor): Tensor {
+  const samples = samplesOf("sum_samples", x);
+  return reduced("sum", x, samples, 1, [samples]);
+}
+
 /** The mean over each sample: x (B, …) to (B) f32. */
-export const meanSamples = (x: Tensor): Tensor =>
-  reduced("sum", x, x.shape[0], x.size ? x.shape[0] / x.size : 0, [x.shape[0]]);
+export function meanSamples(x: Tensor): Tensor {
+  const samples = samplesOf("mean_samples", x);
+  return reduced("sum", x, samples, x.size ? samples / x.size : 0, [samples]);
+}
+
 /** The sum of squares of all values, f32 (1). */
-export const sumSquares = (x: Tensor): Tensor => reduced("sum_squares", x, 1, 1, [1]);
+export function sumSquares(x: Tensor): Tensor {
+  checkFloats("sum_squares", { x });
+  return reduced("sum_squares", x, 1, 1, [1]);
+}
+
+function samplesOf(op: string, x: Tensor): number {
+  checkFloats(op, { x });
+  check(x.dims > 0, "shape_mismatch", () => `[${op}] expects (B,…), got [${x.shape}]`);
+  return x.shape[0];
+}
 
 /**
  * scale · Σ |a - b| (l1) or scale · Σ (a - b)² (l2) over each sample: a, b (B, …) to (B) f32.
  */
 export function pairLoss(kind: LossKind, a: Tensor, b: Tensor, scale = 1): Tensor {
+  const code = choice("pair_loss", "kind", kind, Loss);
+  const samples = samplesOf("pair_loss", a);
+  checkFloats("pair_loss", { a, b });
+  number("pair_loss", "scale", scale);
   check(
     a.size === b.size,
     "shape_mismatch",
     () => `[pair_loss] operands differ in shape: [${a.shape}] and [${b.shape}]`,
   );
-  checkFloats("pair_loss", a, b);
-  const flat = perSample(a, a.shape[0]);
-  const scalars = [Loss[kind], scale];
-  const y = empty([a.shape[0]], { device: a.device });
+  const flat = perSample(a, samples);
+  const scalars = [code, scale];
+  const y = empty([samples], { device: a.device });
   launch("pair_loss", [[a, flat], [b, flat], y], scalars);
   const toward = (from: Tensor, to: Tensor, grad: Tensor): Tensor => {
     const d = empty(from.shape, { dtype: from.dtype, device: from.device });

@@ -6,8 +6,8 @@ import { checkFloats, empty, launch, record, type Tensor } from "../tensor/index
  * one zero at its end.
  */
 export function haar(x: Tensor): Tensor {
+  checkFloats("haar", { x });
   check(x.dims === 5, "shape_mismatch", () => `[haar] expects (B,F,H,W,C), got [${x.shape}]`);
-  checkFloats("haar", x);
   const [b, f, h, w, c] = x.shape;
   const y = empty([b, 8, Math.ceil(f / 2), Math.ceil(h / 2), Math.ceil(w / 2), c], {
     dtype: x.dtype,
@@ -23,10 +23,10 @@ export function haar(x: Tensor): Tensor {
 
 /** The wavelet loss: mean |haar(a - b)| over bands and positions, (B, C) f32 (LTX-Video §3, reference WaveletLoss3D). */
 export function haarL1(a: Tensor, b: Tensor): Tensor {
+  checkFloats("haar_l1", { a, b });
   check(a.dims === 5 && a.shape.join() === b.shape.join(), "shape_mismatch", () => {
     return `[haar_l1] expects two videos (B,F,H,W,C) of one shape, got [${a.shape}] and [${b.shape}]`;
   });
-  checkFloats("haar_l1", a, b);
   const y = empty([a.shape[0], a.shape[4]], { device: a.device });
   launch("haar_l1", [a, b, y]);
   const toward = (from: Tensor, to: Tensor, grad: Tensor): Tensor => {

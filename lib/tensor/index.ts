@@ -3,11 +3,11 @@ export { checkpoint } from "./checkpoint.js";
 export { Device, type StepReport } from "./device.js";
 export { type BackendStatus, backends, device } from "./open-device.js";
 export { owning } from "./owning.js";
+export { checkFloats, checkLists, checkOperands, checkSingles, sameDevice } from "./operands.js";
 export { keep, scope } from "./scope.js";
 export {
   alias,
-  checkFloats,
-  checkSingles,
+  checkTensor,
   type DType,
   empty,
   launch,
@@ -15,7 +15,6 @@ export {
   narrow,
   type Operand,
   type Shape,
-  sameDevice,
   sizeOf,
   Tensor,
   type TensorOptions,

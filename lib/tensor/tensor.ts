@@ -1,8 +1,9 @@
+import { callable, checkOptions, checkShape, choice, integer, show } from "../arguments.js";
 import { check, LtxError } from "../errors.js";
 import type { DType, MemoryGroup } from "../native.js";
 import * as native from "../native.js";
 import type { Node } from "./autograd.js";
-import type { Device } from "./device.js";
+import { Device } from "./device.js";
 import { device as openDevice } from "./open-device.js";
 import { adopt } from "./scope.js";
 
@@ -27,6 +28,8 @@ let allocationGroup: MemoryGroup = "activations";
 
 /** Counts what `body` allocates as `group`, unless an allocation names its own. */
 export function withMemoryGroup<T>(group: MemoryGroup, body: () => T): T {
+  choice("memory", "group", group, native.memoryGroupIndex);
+  callable("memory", "body", body);
   const before = allocationGroup;
   allocationGroup = group;
   try {
@@ -68,14 +71,27 @@ export class Tensor {
     adopt(this);
   }
 
-  /** Copies `data` to the device. Uint16Array holds bf16 bits; other arrays are converted to `dtype` where they differ. */
+  /**
+   * Copies `data` to the device. Uint16Array holds bf16 bits; other arrays are converted to `dtype` where they differ.
+   * @throws {LtxError} `invalid_argument` for what is no array of numbers, and where an integer dtype can't hold a value.
+   */
   static from(data: TypedArray | readonly number[], shape: Shape, options: TensorOptions = {}): Tensor {
+    checkShape("tensor", shape);
+    checkValues("tensor", data);
+    checkOptions("tensor", options, TENSOR_OPTIONS);
     const dtype = options.dtype ?? ownDtype(data);
+    choice("tensor", "dtype", dtype, native.dtypeIndex);
     check(data.length === sizeOf(shape), "shape_mismatch", () => {
       return `[tensor] shape [${shape}] holds ${sizeOf(shape)} values, got ${data.length}`;
     });
+    const values = convert(data, dtype);
     const result = empty(shape, { ...options, dtype });
-    native.upload(result.handle, convert(data, dtype));
+    try {
+      native.upload(result.handle, values);
+    } catch (error) {
+      result.dispose();
+      throw error;
+    }
     return result;
   }
 
@@ -155,6 +171,7 @@ export class Tensor {
 
   /** Overwrites the values in place, e.g. of a parameter that is loaded. */
   write(data: TypedArray | readonly number[]): void {
+    checkValues("write", data);
     check(data.length === this.size, "shape_mismatch", () => {
       return `[write] tensor [${this.shape}] holds ${this.size} values, got ${data.length}`;
     });
@@ -166,21 +183,39 @@ export class Tensor {
   }
 }
 
+const TENSOR_OPTIONS = ["dtype", "device", "group"] as const;
+
 /** Memory without defined values. Zero-sized dimensions are legal. */
 export function empty(shape: Shape, options: TensorOptions = {}): Tensor {
+  checkShape("tensor", shape);
+  checkOptions("tensor", options, TENSOR_OPTIONS);
   const { dtype = "f32", group = allocationGroup } = options;
-  check(shape.length <= 8 && shape.every((d) => Number.isSafeInteger(d) && d >= 0), "invalid_argument", () => {
-    return `[tensor] shape [${shape}] is not a list of at most 8 non-negative integers`;
-  });
+  choice("tensor", "dtype", dtype, native.dtypeIndex);
+  choice("tensor", "group", group, native.memoryGroupIndex);
   const target = options.device ?? openDevice();
+  check(target instanceof Device, "invalid_argument", () => {
+    return `[tensor] device is ${show(target)}, expected what device("cpu") returns`;
+  });
   return new Tensor(native.empty(target.handle, dtype, group, shape), [...shape], dtype, target);
 }
 
 /** @internal The same memory under another shape, `offset` elements further; not recorded. */
 export function alias(x: Tensor, shape: Shape, offset = 0): Tensor {
+  checkTensor("view", "x", x);
+  checkShape("view", shape);
+  integer("view", "offset", offset, 0, x.size);
+  check(offset + sizeOf(shape) <= x.size, "shape_mismatch", () => {
+    return `[view] shape [${shape}] at element ${offset} reaches past the ${x.size} values of [${x.shape}]`;
+  });
   const result = new Tensor(native.view(x.handle, shape, offset), [...shape], x.dtype, x.device);
   result.isView = true;
   return result;
+}
+
+/** Throws unless this is a tensor that was not disposed. */
+export function checkTensor(op: string, name: string, value: unknown): asserts value is Tensor {
+  check(value instanceof Tensor, "invalid_argument", () => `[${op}] ${name} is ${show(value)}, expected a tensor`);
+  value.handle; // throws when it was disposed
 }
 
 /** An operand of a kernel; a pair shows the tensor's memory under another shape. */
@@ -190,10 +225,13 @@ export type Operand = Tensor | readonly [Tensor, Shape] | null | undefined;
 export function launch(op: string, operands: readonly Operand[], scalars: readonly number[] = []): void {
   const views: number[] = [];
   try {
-    const ids = operands.map((operand) => {
-      if (!operand) return 0;
+    const ids = operands.map((operand, i) => {
+      if (operand === null || operand === undefined) return 0;
       if (operand instanceof Tensor) return operand.handle;
-      const view = native.view(operand[0].handle, operand[1], 0);
+      const [tensor, shape] = Array.isArray(operand) ? operand : [operand, []];
+      checkTensor(op, `operand ${i}`, tensor);
+      checkShape(op, shape);
+      const view = native.view(tensor.handle, shape, 0);
       views.push(view);
       return view;
     });
@@ -209,62 +247,66 @@ function ownDtype(data: TypedArray | readonly number[]): DType {
   return data instanceof Uint16Array ? "bf16" : "f32";
 }
 
+/** Throws unless these are numbers: those of a list are looked at one by one. */
+function checkValues(op: string, data: unknown): void {
+  if (ArrayBuffer.isView(data) && !(data instanceof DataView)) {
+    check(!(data instanceof BigInt64Array || data instanceof BigUint64Array), "invalid_argument", () => {
+      return `[${op}] data is ${show(data)}, whose values are no numbers: convert them first`;
+    });
+    return;
+  }
+  check(Array.isArray(data), "invalid_argument", () => {
+    return `[${op}] data is ${show(data)}, expected a typed array or a list of numbers`;
+  });
+  for (let i = 0; i < data.length; i++) {
+    if (typeof data[i] === "number") continue;
+    throw new LtxError("invalid_argument", `[${op}] data[${i}] is ${show(data[i])}, expected a number`);
+  }
+}
+
 function convert(data: TypedArray | readonly number[], dtype: DType): NodeJS.TypedArray {
   if (data instanceof Uint16Array) return dtype === "bf16" ? data : convert(widen(data), dtype);
   switch (dtype) {
     case "f32":
-      return data instanceof Float32Array ? data : Float32Array.from(data);
+      return data instanceof Float32Array ? data : new Float32Array(data);
     case "i32":
-      return data instanceof Int32Array ? data : Int32Array.from(data);
+      return data instanceof Int32Array ? data : exactly(data, new Int32Array(data), dtype);
     case "u8":
-      return data instanceof Uint8Array ? data : Uint8Array.from(data);
+      return data instanceof Uint8Array ? data : exactly(data, new Uint8Array(data), dtype);
     case "bf16":
-      return narrow(Float32Array.from(data));
+      return narrow(data instanceof Float32Array ? data : new Float32Array(data));
   }
+}
+
+/** The converted values, if none of them became another one. */
+function exactly<T extends Int32Array | Uint8Array>(data: ArrayLike<number>, converted: T, dtype: DType): T {
+  for (let i = 0; i < converted.length; i++) {
+    if (converted[i] === data[i]) continue;
+    throw new LtxError("invalid_argument", `[tensor] data[${i}] is ${data[i]}, which ${dtype} can't hold`);
+  }
+  return converted;
 }
 
 /** f32 to the bits of bf16, rounded to nearest even. */
 export function narrow(values: Float32Array): Uint16Array {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  return Uint16Array.from(bits, (u) => {
-    if ((u & 0x7fffffff) > 0x7f800000) return (u >>> 16) | 0x40;
-    return (u + 0x7fff + ((u >>> 16) & 1)) >>> 16;
+  check(values instanceof Float32Array, "invalid_argument", () => {
+    return `[narrow] values are ${show(values)}, expected a Float32Array`;
   });
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const result = new Uint16Array(values.length);
+  for (let i = 0; i < bits.length; i++) {
+    const u = bits[i];
+    result[i] = (u & 0x7fffffff) > 0x7f800000 ? (u >>> 16) | 0x40 : (u + 0x7fff + ((u >>> 16) & 1)) >>> 16;
+  }
+  return result;
 }
 
 /** The bits of bf16 to f32. */
 export function widen(bits: Uint16Array): Float32Array {
+  check(bits instanceof Uint16Array, "invalid_argument", () => {
+    return `[widen] bits are ${show(bits)}, expected a Uint16Array`;
+  });
   const result = new Uint32Array(bits.length);
   for (let i = 0; i < bits.length; i++) result[i] = bits[i] << 16;
   return new Float32Array(result.buffer);
-}
-
-/** Throws unless all tensors share one device. */
-export function sameDevice(op: string, ...tensors: (Tensor | null | undefined)[]): Device {
-  const present = tensors.filter((t) => t !== null && t !== undefined);
-  for (const tensor of present) {
-    if (tensor.device !== present[0].device) {
-      throw new LtxError("invalid_argument", `[${op}] operands are on ${present[0].device} and ${tensor.device}`);
-    }
-  }
-  return present[0].device;
-}
-
-/** Throws unless all tensors are f32 or bf16 and share one device. */
-export function checkFloats(op: string, ...tensors: (Tensor | null | undefined)[]): void {
-  sameDevice(op, ...tensors);
-  for (const t of tensors) {
-    check(
-      !t || t.dtype === "f32" || t.dtype === "bf16",
-      "dtype_mismatch",
-      () => `[${op}] expects f32 or bf16, got ${t}`,
-    );
-  }
-}
-
-/** Throws unless these operands, where given, are f32: kernels read them as such whatever the input's dtype. */
-export function checkSingles(op: string, operands: Record<string, Tensor | null | undefined>): void {
-  for (const [name, t] of Object.entries(operands)) {
-    check(!t || t.dtype === "f32", "dtype_mismatch", () => `[${op}] ${name} must be f32, got ${t?.dtype}`);
-  }
 }

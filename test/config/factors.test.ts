@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { type EncoderBlock, vaeFactors } from "../../lib/config/index.js";
-import { closest, editDistance } from "../../lib/config/suggest.js";
 import { LtxError } from "../../lib/errors.js";
+import { closest, editDistance } from "../../lib/suggest.js";
 
 const factors = (patch_size: number, ...names: EncoderBlock[0][]) =>
   vaeFactors({ patch_size, encoder_blocks: names.map((name): EncoderBlock => [name, 1]) });

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { UnaryKind } from "../../lib/ops/index.js";
+import type { LinearActivation } from "../../lib/ops/index.js";
 import * as ops from "../../lib/ops/index.js";
 import { scope, Tensor } from "../../lib/tensor/index.js";
 import { type Arr, draw, map, relativeError } from "../support/arrays.js";
@@ -24,7 +24,7 @@ async function verify(
       w: parameter(draw([outputs, inputs], 2, -bound, bound)),
       bias: bias ? parameter(draw([outputs], 3)) : null,
     },
-    run: ({ x, w, bias }) => ops.linear(x, w, bias, kind as UnaryKind),
+    run: ({ x, w, bias }) => ops.linear(x, w, bias, kind as LinearActivation),
     reference: ({ x, w, bias }): Arr => map(reference.linear.linear(x, w, bias), activations[kind]),
     tolerance: { gradientBf16: 1.5e-2 },
     gradient,

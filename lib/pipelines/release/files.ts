@@ -2,11 +2,11 @@
 import { readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import type { PipelineConfig } from "../../config/index.js";
-import { closest } from "../../config/suggest.js";
 import { LtxError } from "../../errors.js";
 import { hubSnapshots } from "../../formats/hub-cache.js";
 import { exists } from "../../formats/paths.js";
 import { findT5Folder } from "../../models/text-encoder/t5-folder.js";
+import { closest } from "../../suggest.js";
 
 /** The settings of the releases that come with this package. */
 const SHIPPED = join(__dirname, "..", "..", "..", "configs", "official");
