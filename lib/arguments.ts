@@ -91,11 +91,30 @@ export function list<T>(op: string, name: string, value: readonly T[]): readonly
   return value;
 }
 
-/** What a name stands for in a table; names that objects inherit are no names. */
+/** Names that other libraries have for dtypes. */
+const SPELLINGS: Readonly<Record<string, string>> = {
+  float: "f32",
+  float32: "f32",
+  fp32: "f32",
+  bfloat16: "bf16",
+  int: "i32",
+  int32: "i32",
+  uint8: "u8",
+  byte: "u8",
+};
+
+function nearest(word: unknown, names: readonly string[]): string | undefined {
+  if (typeof word !== "string" || word === "") return undefined;
+  const other = Object.hasOwn(SPELLINGS, word) ? SPELLINGS[word] : undefined;
+  if (other !== undefined && names.includes(other)) return other;
+  return closest(word, names) ?? names.find((name) => name.startsWith(word));
+}
+
+/** What a name stands for in a table. Names that every object has, such as toString, count as unknown. */
 export function choice<T>(op: string, name: string, value: unknown, table: Readonly<Record<string, T>>): T {
   if (typeof value === "string" && Object.hasOwn(table, value)) return table[value];
   const names = Object.keys(table);
-  const near = typeof value === "string" ? closest(value, names) : undefined;
+  const near = nearest(value, names);
   const hint = near === undefined ? "" : `; did you mean ${near}?`;
   refuse(op, name, value, `one of ${names.join(", ")}${hint}`);
 }

@@ -110,7 +110,14 @@ function translate<T>(call: () => T): T {
 
 function wrap(error: unknown): LtxError {
   const { code, message } = error as { code?: string; message: string };
-  const known: ErrorCode[] = ["out_of_memory", "disposed", "shape_mismatch", "io"];
+  const known: ErrorCode[] = [
+    "out_of_memory",
+    "disposed",
+    "invalid_argument",
+    "shape_mismatch",
+    "dtype_mismatch",
+    "io",
+  ];
   return new LtxError(known.find((k) => k === code) ?? "native", message, { cause: error });
 }
 
@@ -184,7 +191,7 @@ export function mapFile(path: string): number | null {
   }
 }
 
-export const unmapFile = (file: number): void => addon.unmapFile(file);
+export const unmapFile = (file: number): void => translate(() => addon.unmapFile(file));
 
 /**
  * Queues the conversion of a tensor in a mapped file to the dtype of one on a device. `type` is an index into
@@ -201,15 +208,15 @@ export function loadMapped(
 }
 
 export const upload = (id: number, data: NodeJS.TypedArray): void => translate(() => addon.upload(id, data));
-export const release = (id: number): void => addon.release(id);
-export const markParameter = (id: number): void => addon.markParameter(id);
+export const release = (id: number): void => translate(() => addon.release(id));
+export const markParameter = (id: number): void => translate(() => addon.markParameter(id));
 /** Whether the device can record; only then the step is to be ended. */
 export const beginStep = (device: number): boolean => addon.beginStep(device);
 export const endStep = (device: number): void => addon.endStep(device);
 export const stepReport = (device: number): StepReport => addon.stepReport(device);
 export const memory = (device: number): MemoryStats => addon.memory(device);
 export const resetPeak = (device: number): void => addon.resetPeak(device);
-export const setLimit = (device: number, bytes: number): void => addon.setLimit(device, bytes);
+export const setLimit = (device: number, bytes: number): void => translate(() => addon.setLimit(device, bytes));
 export const describe = (device: number): Record<string, string | number> => JSON.parse(addon.describe(device));
 export const profiling = (device: number, on: boolean): void => addon.profiling(device, on);
 export const profile = (device: number): [op: string, seconds: number, calls: number][] => addon.profile(device);

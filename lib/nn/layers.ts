@@ -47,8 +47,9 @@ export class Conv3d extends Module {
     const bound = fan > 0 ? 1 / Math.sqrt(fan) : 0;
     this.weight = init.weight([outputs, ...kernel, inputs], bound);
     this.weight.layout = "conv";
-    this.bias = options.bias === false ? null : init.uniform([outputs], bound);
-    this._options = options;
+    const { bias, ...geometry } = options;
+    this.bias = bias === false ? null : init.uniform([outputs], bound);
+    this._options = geometry;
   }
 
   forward(x: Tensor, residual: Tensor | null = null): Tensor {

@@ -1,6 +1,10 @@
-// The binding: a table of functions over Environment. Arguments are checked by lib/native.ts and lib/ops; what reaches
-// this file is positional and trusted, but a disposed or unknown tensor still ends in an error, never in a crash.
+// The binding: a table of functions over Environment. lib/native.ts and lib/ops check arguments for the messages; here
+// they are checked once more, for safety: whatever JavaScript passes ends in an error, never in a crash.
 #include <napi.h>
+
+#include <cmath>
+#include <limits>
+#include <new>
 
 #include "environment.h"
 
@@ -9,7 +13,44 @@ namespace {
 
 using Info = Napi::CallbackInfo;
 
-int integer(const Info& info, int i) { return info[i].As<Napi::Number>().Int32Value(); }
+Napi::Error wrong(const Info& info, int i, const char* expected) {
+  return coded(info.Env(), "invalid_argument", "argument " + std::to_string(i) + " is not " + expected);
+}
+
+// Numbers that JavaScript can count to.
+int64_t wide(const Info& info, int i) {
+  const double value = info[i].IsNumber() ? info[i].As<Napi::Number>().DoubleValue() : std::nan("");
+  if (!(std::fabs(value) <= 0x1p53) || value != std::floor(value)) throw wrong(info, i, "a whole number");
+  return static_cast<int64_t>(value);
+}
+
+int integer(const Info& info, int i) {
+  const int64_t value = wide(info, i);
+  using Limits = std::numeric_limits<int>;
+  if (value < Limits::min() || value > Limits::max()) throw wrong(info, i, "a whole number of 32 bits");
+  return static_cast<int>(value);
+}
+
+std::string text(const Info& info, int i) {
+  if (!info[i].IsString()) throw wrong(info, i, "text");
+  return info[i].As<Napi::String>();
+}
+
+// Every exported function: what the C++ library throws becomes an error too, instead of the process's end.
+template <Napi::Value (*kFunction)(const Info&)>
+Napi::Value guarded(const Info& info) {
+  try {
+    return kFunction(info);
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw coded(info.Env(), "out_of_memory", "out of memory on the host");
+  } catch (const std::exception& error) {
+    throw coded(info.Env(), "native", error.what());
+  } catch (...) {
+    throw coded(info.Env(), "native", "unknown failure");
+  }
+}
 
 Napi::Value ops(const Info& info) {
   Napi::Array all = Napi::Array::New(info.Env());
@@ -28,16 +69,16 @@ Napi::Value ops(const Info& info) {
 }
 
 Napi::Value open(const Info& info) {
-  try {
-    return Napi::Number::New(info.Env(),
-                             Environment::of(info.Env()).open(info[0].As<Napi::String>(), integer(info, 1)));
-  } catch (const std::runtime_error& error) {
-    throw Napi::Error::New(info.Env(), error.what());
-  }
+  return Napi::Number::New(info.Env(), Environment::of(info.Env()).open(text(info, 0), integer(info, 1)));
 }
 
 Napi::Value bind(const Info& info) {
   Environment& self = Environment::of(info.Env());
+  if (!info[0].IsTypedArray() || !info[1].IsTypedArray() ||
+      info[0].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array ||
+      info[1].As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
+    throw wrong(info, 0, "an Int32Array before a Float64Array");
+  }
   auto ids = info[0].As<Napi::Int32Array>();
   auto scalars = info[1].As<Napi::Float64Array>();
   self.id_buffer = Napi::Reference<Napi::TypedArray>::New(ids, 1);
@@ -53,15 +94,14 @@ Napi::Value bind(const Info& info) {
 Napi::Value empty(const Info& info) {
   Environment& self = Environment::of(info.Env());
   return Napi::Number::New(info.Env(),
-                           self.create(integer(info, 0), static_cast<LtxDtype>(integer(info, 1)),
-                                       static_cast<MemoryGroup>(integer(info, 2)), integer(info, 3), self.scalars));
+                           self.create(integer(info, 0), integer(info, 1), integer(info, 2), integer(info, 3),
+                                       self.scalars));
 }
 
 // view(id, dims, offset in elements): the shape stands in the scalar buffer.
 Napi::Value view(const Info& info) {
   Environment& self = Environment::of(info.Env());
-  return Napi::Number::New(
-      info.Env(), self.view(integer(info, 0), integer(info, 1), self.scalars, info[2].As<Napi::Number>().Int64Value()));
+  return Napi::Number::New(info.Env(), self.view(integer(info, 0), integer(info, 1), self.scalars, wide(info, 2)));
 }
 
 Napi::Value release(const Info& info) {
@@ -74,19 +114,39 @@ Napi::Value mark_parameter(const Info& info) {
   return info.Env().Undefined();
 }
 
+size_t element_size(napi_typedarray_type type) {
+  switch (type) {
+    case napi_int16_array:
+    case napi_uint16_array:
+      return 2;
+    case napi_int32_array:
+    case napi_uint32_array:
+    case napi_float32_array:
+      return 4;
+    case napi_float64_array:
+    case napi_bigint64_array:
+    case napi_biguint64_array:
+      return 8;
+    default:
+      return 1;
+  }
+}
+
 Napi::Value upload(const Info& info) {
-  auto array = info[1].As<Napi::TypedArray>();
-  const char* data = static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
-  Environment::of(info.Env()).upload(integer(info, 0), data, array.ByteLength());
+  if (!info[1].IsTypedArray()) throw wrong(info, 1, "a typed array");
+  // Plain calls: the wrappers ask the buffer, which may be a SharedArrayBuffer.
+  napi_typedarray_type type;
+  size_t length = 0;
+  void* data = nullptr;
+  if (napi_get_typedarray_info(info.Env(), info[1], &type, &length, &data, nullptr, nullptr) != napi_ok) {
+    throw wrong(info, 1, "a typed array that can be read");
+  }
+  Environment::of(info.Env()).upload(integer(info, 0), data, length * element_size(type));
   return info.Env().Undefined();
 }
 
 Napi::Value map_file(const Info& info) {
-  try {
-    return Napi::Number::New(info.Env(), Environment::of(info.Env()).map_file(info[0].As<Napi::String>()));
-  } catch (const std::runtime_error& error) {
-    throw Napi::Error::New(info.Env(), error.what());
-  }
+  return Napi::Number::New(info.Env(), Environment::of(info.Env()).map_file(text(info, 0)));
 }
 
 Napi::Value unmap_file(const Info& info) {
@@ -96,10 +156,12 @@ Napi::Value unmap_file(const Info& info) {
 
 // load(id, file, offset, dtype, outer, a, b)
 Napi::Value load(const Info& info) {
-  const auto wide = [&](int i) { return info[i].As<Napi::Number>().Int64Value(); };
+  const int64_t offset = wide(info, 2);
+  if (offset < 0) throw wrong(info, 2, "a place in a file");
   Environment::of(info.Env())
       .load(integer(info, 0), integer(info, 1),
-            {static_cast<size_t>(wide(2)), static_cast<FileDtype>(integer(info, 3)), wide(4), wide(5), wide(6)});
+            {static_cast<size_t>(offset), static_cast<FileDtype>(integer(info, 3)), wide(info, 4), wide(info, 5),
+             wide(info, 6)});
   return info.Env().Undefined();
 }
 
@@ -160,7 +222,8 @@ Napi::Value reset_peak(const Info& info) {
 }
 
 Napi::Value set_limit(const Info& info) {
-  const double bytes = info[1].As<Napi::Number>().DoubleValue();
+  const int64_t bytes = wide(info, 1);
+  if (bytes < 0) throw wrong(info, 1, "a number of bytes");
   Environment::of(info.Env()).set_limit(integer(info, 0), static_cast<size_t>(bytes));
   return info.Env().Undefined();
 }
@@ -170,7 +233,7 @@ Napi::Value describe(const Info& info) {
 }
 
 Napi::Value profiling(const Info& info) {
-  Environment::of(info.Env()).device(integer(info, 0))->set_profiling(info[1].As<Napi::Boolean>());
+  Environment::of(info.Env()).device(integer(info, 0))->set_profiling(info[1].ToBoolean());
   return info.Env().Undefined();
 }
 
@@ -193,7 +256,7 @@ Napi::Value profile(const Info& info) {
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment(env));
   exports.Set("interfaceVersion", Napi::Number::New(env, LTX_BACKEND_VERSION));
-#define LTX_EXPORT(name, function) exports.Set(name, Napi::Function::New<function>(env, name))
+#define LTX_EXPORT(name, function) exports.Set(name, Napi::Function::New<guarded<function>>(env, name))
   LTX_EXPORT("ops", ops);
   LTX_EXPORT("open", open);
   LTX_EXPORT("bind", bind);

@@ -5,6 +5,7 @@
 #include <future>
 #include <map>
 #include <memory>
+#include <new>
 #include <utility>
 
 namespace ltx {
@@ -40,13 +41,13 @@ void trim(Device& device, const std::shared_ptr<Client>& client) {
   device.allocator().free_segments(segments);
 }
 
+}  // namespace
+
 Napi::Error coded(Napi::Env env, const char* code, const std::string& message) {
   Napi::Error error = Napi::Error::New(env, message);
   error.Set("code", code);
   return error;
 }
-
-}  // namespace
 
 // A promise on its way back to JavaScript, with the bytes that were read. The device outlives it: the environment holds
 // the device until its client is drained, and the read holds the client.
@@ -123,7 +124,7 @@ int Environment::open(const std::string& library, int index) {
 }
 
 const Environment::Opened& Environment::opened(int index) const {
-  if (index < 0 || index >= static_cast<int>(devices_.size())) throw Napi::Error::New(env_, "no such device");
+  if (index < 0 || index >= static_cast<int>(devices_.size())) throw coded(env_, "invalid_argument", "no such device");
   return devices_[index];
 }
 
@@ -156,11 +157,13 @@ int32_t Environment::insert(TensorRecord record) {
   return id;
 }
 
-int32_t Environment::create(int device_index, LtxDtype dtype, MemoryGroup group, int dims, const double* shape) {
+int32_t Environment::create(int device_index, int dtype, int group_index, int dims, const double* shape) {
+  if (dtype < 0 || dtype > LTX_U8) throw coded(env_, "invalid_argument", "no such dtype");
+  if (group_index < 0 || group_index >= kGroupCount) throw coded(env_, "invalid_argument", "no such memory group");
+  const auto group = static_cast<MemoryGroup>(group_index);
   TensorRecord record;
-  record.dims = dims;
-  record.dtype = dtype;
-  for (int i = 0; i < dims; ++i) record.shape[i] = static_cast<int64_t>(shape[i]);
+  record.dtype = static_cast<LtxDtype>(dtype);
+  if (!record.take_shape(dims, shape)) throw coded(env_, "invalid_argument", "a tensor can't have this shape");
   const auto& [owner, client] = opened(device_index);
   try {
     record.storage = std::make_shared<Storage>(owner, client, record.bytes(), group);
@@ -177,13 +180,13 @@ int32_t Environment::create(int device_index, LtxDtype dtype, MemoryGroup group,
 
 int32_t Environment::view(int32_t id, int dims, const double* shape, int64_t offset) {
   TensorRecord record = tensor(id);
-  record.dims = dims;
-  for (int i = 0; i < dims; ++i) record.shape[i] = static_cast<int64_t>(shape[i]);
-  record.offset += static_cast<size_t>(offset) * dtype_size(record.dtype);
-  const TensorRecord& source = tensor(id);
-  if (record.offset + record.bytes() > source.offset + source.bytes()) {
+  const size_t element = dtype_size(record.dtype), source = record.bytes();
+  if (!record.take_shape(dims, shape)) throw coded(env_, "invalid_argument", "a view can't have this shape");
+  if (offset < 0 || static_cast<size_t>(offset) > source / element ||
+      record.bytes() > source - static_cast<size_t>(offset) * element) {
     throw coded(env_, "shape_mismatch", "a view may not reach past its tensor");
   }
+  record.offset += static_cast<size_t>(offset) * element;
   return insert(std::move(record));
 }
 
@@ -196,7 +199,10 @@ void Environment::upload(int32_t id, const void* data, size_t bytes) {
   TensorRecord& target = tensor(id);
   if (bytes != target.bytes()) throw coded(env_, "shape_mismatch", "upload of the wrong size");
   if (bytes == 0) return;
-  std::shared_ptr<char[]> copy(new char[bytes]);
+  std::shared_ptr<char[]> copy(new (std::nothrow) char[bytes]);
+  if (!copy) {
+    throw coded(env_, "out_of_memory", "out of memory on the host: " + std::to_string(bytes) + " bytes asked for");
+  }
   std::memcpy(copy.get(), data, bytes);
   target.storage->touch();
   Task task;
@@ -214,15 +220,33 @@ int32_t Environment::map_file(const std::string& path) {
 }
 
 void Environment::unmap_file(int32_t file) {
-  files_.at(static_cast<size_t>(file)) = nullptr;
+  this->file(file);
+  files_[file] = nullptr;
   while (!files_.empty() && !files_.back()) files_.pop_back();
+}
+
+const std::shared_ptr<const MappedFile>& Environment::file(int32_t number) const {
+  if (number < 0 || static_cast<size_t>(number) >= files_.size() || !files_[number]) {
+    throw coded(env_, "invalid_argument", "no file " + std::to_string(number) + " is mapped");
+  }
+  return files_[number];
 }
 
 void Environment::load(int32_t id, int32_t number, const FileTensor& source) {
   TensorRecord& target = tensor(id);
-  const std::shared_ptr<const MappedFile> file = files_.at(static_cast<size_t>(number));
-  const size_t bytes = source.bytes();
-  if (!file || source.outer * source.a * source.b != target.size()) {
+  const std::shared_ptr<const MappedFile> file = this->file(number);
+  if (source.dtype < 0 || source.dtype >= kFileDtypeCount) {
+    throw coded(env_, "invalid_argument", "no such element type in files");
+  }
+  if (target.dtype != LTX_F32 && target.dtype != LTX_BF16) {
+    throw coded(env_, "dtype_mismatch", "weights are loaded as f32 or bf16");
+  }
+  int64_t count = 0;
+  const bool counted = source.outer >= 0 && source.a >= 0 && source.b >= 0 &&
+                       !__builtin_mul_overflow(source.outer, source.a, &count) &&
+                       !__builtin_mul_overflow(count, source.b, &count);
+  const size_t bytes = counted && count == target.size() ? source.bytes() : 0;
+  if (!counted || count != target.size()) {
     throw coded(env_, "shape_mismatch", "a tensor to load must have its target's size");
   }
   if (source.offset > file->size() || bytes > file->size() - source.offset) {
@@ -245,6 +269,11 @@ void Environment::load(int32_t id, int32_t number, const FileTensor& source) {
 }
 
 void Environment::run(int op, const int32_t* operands, int tensor_count, const double* values, int scalar_count) {
+  if (op < 0 || op >= LTX_OP_COUNT) throw coded(env_, "invalid_argument", "no such op");
+  if (tensor_count < 0 || static_cast<size_t>(tensor_count) > id_capacity || scalar_count < 0 ||
+      static_cast<size_t>(scalar_count) > scalar_capacity) {
+    throw coded(env_, "invalid_argument", "[" + std::string(op_name(op)) + "] more operands than there is room for");
+  }
   const OpSignature& expected = signature(op);
   const int listed = tensor_count - expected.required_or_optional;
   const bool count_fits = expected.lists ? listed >= 0 && listed % expected.lists == 0 : listed == 0;

@@ -3,12 +3,16 @@
 #include <napi.h>
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "../runtime/mapped_file.h"
 #include "../runtime/storage.h"
 
 namespace ltx {
+
+// An error whose `code` is one of lib/errors.ts.
+Napi::Error coded(Napi::Env env, const char* code, const std::string& message);
 
 class Environment {
  public:
@@ -19,7 +23,7 @@ class Environment {
   int open(const std::string& library, int index);
   const std::shared_ptr<Device>& device(int index) const;
 
-  int32_t create(int device, LtxDtype dtype, MemoryGroup group, int dims, const double* shape);
+  int32_t create(int device, int dtype, int group, int dims, const double* shape);
   int32_t view(int32_t id, int dims, const double* shape, int64_t offset);
   void release(int32_t id);
   TensorRecord& tensor(int32_t id);
@@ -54,6 +58,7 @@ class Environment {
   };
   const Opened& opened(int index) const;
   int32_t insert(TensorRecord record);
+  const std::shared_ptr<const MappedFile>& file(int32_t number) const;
   Napi::Promise await(Device* device, const std::shared_ptr<Client>& client, const TensorRecord* source);
   void close();
   static void settle(napi_env env, napi_value, void* context, void* data);

@@ -1,6 +1,7 @@
 // Memory of a device that tensors share, freed in stream order when the last of them goes.
 #pragma once
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 
@@ -54,6 +55,21 @@ struct TensorRecord {
     return n;
   }
   size_t bytes() const { return static_cast<size_t>(size()) * dtype_size(dtype); }
+  // Takes a shape from JavaScript, once the dtype is known. False, with nothing changed, for what is none, or whose
+  // bytes, and those of any part of it, can't be counted.
+  bool take_shape(int count, const double* sizes) {
+    constexpr int64_t kMost = int64_t{1} << 53;
+    if (count < 0 || count > LTX_MAX_DIMS) return false;
+    int64_t total = static_cast<int64_t>(dtype_size(dtype));
+    for (int i = 0; i < count; ++i) {
+      if (!(sizes[i] >= 0 && sizes[i] <= static_cast<double>(kMost)) || sizes[i] != std::floor(sizes[i])) return false;
+      const int64_t size = static_cast<int64_t>(sizes[i]);
+      if (size && (__builtin_mul_overflow(total, size, &total) || total > kMost)) return false;
+    }
+    dims = count;
+    for (int i = 0; i < count; ++i) shape[i] = static_cast<int64_t>(sizes[i]);
+    return true;
+  }
   LtxTensor view() const {
     LtxTensor tensor{};
     tensor.data = storage->data() ? static_cast<char*>(storage->data()) + offset : nullptr;
