@@ -34,6 +34,17 @@ export interface MemoryStats {
   groups: Record<MemoryGroup, number>;
 }
 
+/** How a device is opened; a device that is open already stays as it is. */
+export interface DeviceSettings {
+  /** Bytes that may be handed out, and what says so, for messages; null for all that there is. */
+  limit: number | null;
+  limitedBy: string;
+  /** For OpenMP unless OMP_NUM_THREADS is set; null for its own default. */
+  threads: number | null;
+  /** Threads sleep while they wait. */
+  passive: boolean;
+}
+
 /** How replaying steps goes on one device, for one user of it; `eagerKernels` and `reason` are about the last step. */
 export interface StepReport {
   steps: number;
@@ -50,7 +61,7 @@ export interface StepReport {
 interface Addon {
   interfaceVersion: number;
   ops(): [name: string, operands: string, scalars: string][];
-  open(library: string, index: number): number;
+  open(library: string, index: number, limit: number, limitedBy: string, threads: number, passive: boolean): number;
   bind(ids: Int32Array, scalars: Float64Array): void;
   empty(device: number, dtype: number, group: number, dims: number): number;
   view(id: number, dims: number, offset: number): number;
@@ -125,8 +136,9 @@ function wrap(error: unknown): LtxError {
  * Opens the device of that index of a backend's library; the number is its handle. Throws with the reason when it can't
  * be used.
  */
-export function openLibrary(path: string, index = 0): number {
-  return translate(() => addon.open(path, index));
+export function openLibrary(path: string, index: number, settings: DeviceSettings): number {
+  const { limit, limitedBy, threads, passive } = settings;
+  return translate(() => addon.open(path, index, limit ?? -1, limitedBy, threads ?? 0, passive));
 }
 
 /** Where backend libraries are looked for: where LTX_BACKEND_PATH (colon-separated) says, then beside the addon. */

@@ -1,6 +1,8 @@
 import { freemem } from "node:os";
+import { callable, show } from "../arguments.js";
 import { check } from "../errors.js";
 import * as native from "../native.js";
+import { BYTE_SIZES, parseBytes } from "./byte-size.js";
 
 export type { StepReport } from "../native.js";
 
@@ -29,6 +31,7 @@ export class Device {
    * `body` must be synchronous; reading a tensor in it is allowed, but then this step is not replayed.
    */
   step<T>(body: () => T): T {
+    callable("step", "body", body);
     const outermost = !this.inStep && this.stepGraphs && this.beginStep();
     try {
       const result = body();
@@ -80,9 +83,17 @@ export class Device {
     return Math.max(0, Math.min(limit - live, onHost ? free + cached : Number.POSITIVE_INFINITY));
   }
 
-  /** Allocations beyond `bytes` (live and cached) throw `out_of_memory`. */
-  setMemoryLimit(bytes: number): void {
-    native.setLimit(this.handle, bytes);
+  /**
+   * Allocations beyond `bytes` (live and cached) throw `out_of_memory`. A size such as "8GB" (powers of 1000), "8GiB" or
+   * "8g" (powers of 1024) is taken too.
+   * @throws {LtxError} `invalid_argument` for what is neither.
+   */
+  setMemoryLimit(bytes: number | string): void {
+    const limit = typeof bytes === "string" ? parseBytes(bytes) : bytes;
+    check(Number.isSafeInteger(limit) && (limit as number) >= 0, "invalid_argument", () => {
+      return `[memory] the limit is ${show(bytes)}, expected ${BYTE_SIZES}`;
+    });
+    native.setLimit(this.handle, limit as number);
   }
 
   /** Instruction set, threads, library versions; of a GPU its name, compute capability, memory, driver and cuBLASLt. */

@@ -2,8 +2,8 @@ export { backward, gradients, isRecording, noGrad, record, wantsGrad } from "./a
 export { checkpoint } from "./checkpoint.js";
 export { Device, type StepReport } from "./device.js";
 export { type BackendStatus, backends, device } from "./open-device.js";
-export { owning } from "./owning.js";
 export { checkFloats, checkLists, checkOperands, checkSingles, sameDevice } from "./operands.js";
+export { owning } from "./owning.js";
 export { keep, scope } from "./scope.js";
 export {
   alias,

@@ -1,7 +1,9 @@
 /** Which devices there are, by name, and why one can't be used. */
-import { LtxError } from "../errors.js";
+import { show } from "../arguments.js";
+import { check, LtxError } from "../errors.js";
 import * as native from "../native.js";
 import { Device } from "./device.js";
+import { deviceSettings } from "./settings.js";
 
 /** Why a backend can or cannot be used on this machine. */
 export interface BackendStatus {
@@ -19,6 +21,7 @@ type Kind = keyof typeof libraries;
 const automatic: readonly Kind[] = ["cuda", "cpu"];
 
 const open = new Map<string, Device>();
+const EXPECTED = "expected auto, cpu, cuda or cuda:N, where N counts the GPUs from 0";
 
 /**
  * The device of that name: `cpu`, `cuda` (the same as `cuda:0`), `cuda:1` and so on, or `auto` for the best one that
@@ -26,6 +29,7 @@ const open = new Map<string, Device>();
  * @throws {LtxError} `unavailable` with the reason of each library that was tried; `invalid_argument` for another name.
  */
 export function device(name = "auto"): Device {
+  check(typeof name === "string", "invalid_argument", () => `unknown device ${show(name)}: ${EXPECTED}`);
   let found = open.get(name);
   if (!found) {
     found = name === "auto" ? best() : named(name);
@@ -42,6 +46,7 @@ function best(): Device {
     try {
       return device(kind);
     } catch (error) {
+      if ((error as LtxError).code !== "unavailable") throw error;
       reasons.push((error as Error).message);
     }
   }
@@ -51,8 +56,7 @@ function best(): Device {
 function named(name: string, prefix = ""): Device {
   const [, kind, number] = /^(cpu|cuda|emulator|cuda:(\d{1,4}))$/.exec(name) ?? [];
   if (!kind) {
-    const expected = "expected auto, cpu, cuda or cuda:N, where N counts the GPUs from 0";
-    throw new LtxError("invalid_argument", `${prefix}unknown device ${JSON.stringify(name)}: ${expected}`);
+    throw new LtxError("invalid_argument", `${prefix}unknown device ${JSON.stringify(name)}: ${EXPECTED}`);
   }
   if (number !== undefined || kind === "cuda") return gpu(Number(number ?? 0));
   return opened(kind as Kind, 0, kind);
@@ -69,7 +73,10 @@ function opened(kind: Kind, index: number, name: string): Device {
   return known;
 }
 
+const onHost = (kind: string): boolean => kind !== "cuda";
+
 function usable(kind: Kind, index: number, name: string): Device {
+  const settings = deviceSettings(onHost(kind));
   const found = native.backendLibraries();
   const reasons: string[] = [];
   const forced = process.env.LTX_CPU_ISA;
@@ -77,7 +84,7 @@ function usable(kind: Kind, index: number, name: string): Device {
     const library = found.find((candidate) => candidate.name === wanted);
     if (!library || (forced && kind === "cpu" && wanted !== `cpu_${forced}`)) continue;
     try {
-      return new Device(name, native.openLibrary(library.path, index));
+      return new Device(name, native.openLibrary(library.path, index, settings));
     } catch (error) {
       reasons.push(`${wanted}: ${(error as Error).message}`);
     }
@@ -112,8 +119,13 @@ export function backends(): BackendStatus[] {
 }
 
 function status(name: string, path: string, index: number): BackendStatus {
+  const settings = deviceSettings(onHost(name.split(":")[0]));
   try {
-    return { name, available: true, detail: JSON.stringify(native.describe(native.openLibrary(path, index))) };
+    return {
+      name,
+      available: true,
+      detail: JSON.stringify(native.describe(native.openLibrary(path, index, settings))),
+    };
   } catch (error) {
     return { name, available: false, detail: (error as Error).message };
   }

@@ -68,8 +68,12 @@ Napi::Value ops(const Info& info) {
   return all;
 }
 
+// open(library, index, limit, limited by, threads, passive)
 Napi::Value open(const Info& info) {
-  return Napi::Number::New(info.Env(), Environment::of(info.Env()).open(text(info, 0), integer(info, 1)));
+  const Threads threads{integer(info, 4), info[5].ToBoolean()};
+  Environment& self = Environment::of(info.Env());
+  return Napi::Number::New(info.Env(),
+                           self.open(text(info, 0), integer(info, 1), wide(info, 2), text(info, 3), threads));
 }
 
 Napi::Value bind(const Info& info) {

@@ -12,15 +12,15 @@ namespace ltx {
 namespace {
 
 // Devices are shared by all environments of the process and closed with the last of them.
-std::shared_ptr<Device> shared_device(const std::string& library, int index) {
+std::shared_ptr<Device> shared_device(const std::string& library, int index, int64_t limit,
+                                      const std::string& limited_by, const Threads& threads) {
   static std::mutex mutex;
   static std::map<std::pair<std::string, int>, std::weak_ptr<Device>> devices;
   std::lock_guard lock(mutex);
   auto& known = devices[{library, index}];
   if (auto device = known.lock()) return device;
-  auto device = Device::open(library, index);
-  if (const char* limit = std::getenv("LTX_MEMORY_LIMIT"))
-    device->allocator().set_limit(std::strtoull(limit, nullptr, 10));
+  auto device = Device::open(library, index, threads);
+  if (limit >= 0) device->allocator().set_limit(static_cast<size_t>(limit), limited_by);
   known = device;
   return device;
 }
@@ -114,8 +114,9 @@ void Environment::close() {
   devices_.clear();
 }
 
-int Environment::open(const std::string& library, int index) {
-  auto device = shared_device(library, index);
+int Environment::open(const std::string& library, int index, int64_t limit, const std::string& limited_by,
+                      const Threads& threads) {
+  auto device = shared_device(library, index, limit, limited_by, threads);
   for (size_t i = 0; i < devices_.size(); ++i) {
     if (devices_[i].device == device) return static_cast<int>(i);
   }
@@ -139,7 +140,7 @@ TensorRecord& Environment::tensor(int32_t id) {
 
 void Environment::set_limit(int index, size_t bytes) {
   const auto& [device, client] = opened(index);
-  device->allocator().set_limit(bytes);
+  device->allocator().set_limit(bytes, "as setMemoryLimit says");
   const MemoryStats stats = device->allocator().stats();
   if (stats.live + stats.cached > bytes) trim(*device, client);
 }

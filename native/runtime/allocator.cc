@@ -156,14 +156,16 @@ void Allocator::reset_peak() {
   stats_.peak = stats_.live;
 }
 
-void Allocator::set_limit(size_t bytes) {
+void Allocator::set_limit(size_t bytes, std::string limited_by) {
   std::lock_guard lock(mutex_);
   stats_.limit = bytes;
+  limited_by_ = std::move(limited_by);
 }
 
 std::string Allocator::report(size_t bytes) {
   std::string text = "out of memory on " + std::string(backend_->name) + ": " + mebibytes(bytes) + " asked for, " +
-                     mebibytes(stats_.live) + " in use of " + mebibytes(stats_.limit) + " (";
+                     mebibytes(stats_.live) + " in use of " + mebibytes(stats_.limit) +
+                     (limited_by_.empty() ? "" : ", " + limited_by_) + " (";
   for (int i = 0; i < kGroupCount; ++i) {
     if (i) text += ", ";
     text += std::string(kGroupNames[i]) + " " + mebibytes(stats_.groups[i]);

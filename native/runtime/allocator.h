@@ -59,7 +59,8 @@ class Allocator {
 
   MemoryStats stats();
   void reset_peak();
-  void set_limit(size_t bytes);
+  // `limited_by` tells in the report where the limit comes from.
+  void set_limit(size_t bytes, std::string limited_by);
 
  private:
   struct Pool {
@@ -75,6 +76,7 @@ class Allocator {
   std::mutex mutex_;
   Pool small_, large_;
   MemoryStats stats_;
+  std::string limited_by_;
 };
 
 }  // namespace ltx

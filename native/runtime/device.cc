@@ -45,11 +45,34 @@ std::string Client::take_error() {
   return std::exchange(error_, {});
 }
 
-std::shared_ptr<Device> Device::open(const std::string& library, int index) {
-  // OpenMP's own default spins for milliseconds at the end of every parallel region. When anything else wants a core
-  // (another process, Node itself) each region then waits for a whole time slice; about 50 microseconds are enough to
-  // bridge the gap between two kernels. Read by libgomp when it is loaded, which is here.
-  if (!std::getenv("OMP_WAIT_POLICY")) setenv("GOMP_SPINCOUNT", "2000", 0);
+namespace {
+
+// Defaults for libgomp, which reads the environment when it is loaded: with the first backend that needs it. They are
+// taken back, so that programs which this process starts don't inherit them.
+class OpenMpDefaults {
+ public:
+  explicit OpenMpDefaults(const Threads& threads) {
+    if (threads.count > 0) set("OMP_NUM_THREADS", std::to_string(threads.count));
+    // OpenMP's own default spins for milliseconds at the end of every parallel region. When anything else wants a core
+    // (another process, Node itself) each region then waits for a whole time slice; about 50 microseconds are enough to
+    // bridge the gap between two kernels. Where threads share processors, any spinning takes time from those that work.
+    if (!std::getenv("OMP_WAIT_POLICY")) set("GOMP_SPINCOUNT", threads.passive ? "0" : "2000");
+  }
+  ~OpenMpDefaults() {
+    for (const char* name : names_) unsetenv(name);
+  }
+
+ private:
+  void set(const char* name, const std::string& value) {
+    if (!std::getenv(name) && setenv(name, value.c_str(), 0) == 0) names_.push_back(name);
+  }
+  std::vector<const char*> names_;
+};
+
+}  // namespace
+
+std::shared_ptr<Device> Device::open(const std::string& library, int index, const Threads& threads) {
+  const OpenMpDefaults defaults(threads);
   void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!handle) throw std::runtime_error(dlerror());
   const auto entry = reinterpret_cast<LtxBackendEntry>(dlsym(handle, "ltx_backend"));

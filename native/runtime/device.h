@@ -57,10 +57,16 @@ struct Task {
   std::function<void(bool skipped)> action;  // runs instead of a kernel when op is -1
 };
 
+// How OpenMP is to work in backends that use it, where the environment does not say otherwise.
+struct Threads {
+  int count = 0;         // 0: OpenMP's default
+  bool passive = false;  // threads sleep while they wait
+};
+
 class Device {
  public:
   // Opens one of a backend's devices. Throws std::runtime_error with the reason when it can't be used.
-  static std::shared_ptr<Device> open(const std::string& library, int index);
+  static std::shared_ptr<Device> open(const std::string& library, int index, const Threads& threads);
 
   explicit Device(const LtxBackend* backend);
   ~Device();
