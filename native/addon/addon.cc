@@ -97,9 +97,8 @@ Napi::Value bind(const Info& info) {
 // empty(device, dtype, group, dims): the shape stands in the scalar buffer.
 Napi::Value empty(const Info& info) {
   Environment& self = Environment::of(info.Env());
-  return Napi::Number::New(info.Env(),
-                           self.create(integer(info, 0), integer(info, 1), integer(info, 2), integer(info, 3),
-                                       self.scalars));
+  return Napi::Number::New(
+      info.Env(), self.create(integer(info, 0), integer(info, 1), integer(info, 2), integer(info, 3), self.scalars));
 }
 
 // view(id, dims, offset in elements): the shape stands in the scalar buffer.

@@ -22,8 +22,7 @@ class Environment {
 
   // `limit` bytes (-1: all that there is) may be handed out because of `limited_by`. A device that is open already is
   // left as it is.
-  int open(const std::string& library, int index, int64_t limit, const std::string& limited_by,
-           const Threads& threads);
+  int open(const std::string& library, int index, int64_t limit, const std::string& limited_by, const Threads& threads);
   const std::shared_ptr<Device>& device(int index) const;
 
   int32_t create(int device, int dtype, int group, int dims, const double* shape);
