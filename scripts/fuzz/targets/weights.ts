@@ -2,7 +2,8 @@
 import { copyFileSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseOfficialTransformer, parseOfficialUpsampler, parseOfficialVae } from "../../../lib/config/index.js";
-import { openLora, withLoras } from "../../../lib/formats/official/lora.js";
+import { openLora } from "../../../lib/formats/official/lora.js";
+import { withLoras } from "../../../lib/formats/official/lora-merge.js";
 import { openOfficial } from "../../../lib/formats/official/open.js";
 import { type SafetensorsTensor, writeSafetensors } from "../../../lib/formats/safetensors.js";
 import { openIndex, openShards } from "../../../lib/formats/sharded.js";
@@ -183,7 +184,15 @@ export const lora: Target = {
           );
         }
         const merged = withLoras(base, [{ lora: opened, weight: 0.5 }]);
-        for (const [key, { rank, scale, shape, up, down }] of opened.factors) {
+        const used = new Set([...opened.factors.values()].flatMap(({ up, down, mid }) => [up, down, mid]));
+        for (const name of opened.file.tensors.keys()) {
+          must(
+            used.has(name) || name.endsWith("alpha") || opened.leftOut.includes(name),
+            () => `${name} is used by nothing`,
+          );
+        }
+        for (const [key, { rank, scale, shape, up, down, mid }] of opened.factors) {
+          if (mid !== undefined) continue;
           const [was, is] = [await base.readF32(key), await merged.readF32(key)];
           const [a, b] = [await opened.file.readF32(down), await opened.file.readF32(up)];
           for (let i = 0; i < is.length; i++) {
