@@ -29,3 +29,8 @@ export class LtxError extends Error {
 export function check(condition: unknown, code: ErrorCode, message: () => string): asserts condition {
   if (!condition) throw new LtxError(code, message());
 }
+
+/** @throws LtxError `aborted`, whose cause is the signal's reason */
+export function stopIfAborted(signal: AbortSignal | undefined, what = "[generate] stopped by the caller"): void {
+  if (signal?.aborted) throw new LtxError("aborted", what, { cause: signal.reason });
+}

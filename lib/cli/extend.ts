@@ -35,7 +35,7 @@ function runExtend(flags: ExtendFlags): Promise<number> {
   const output = standardOutput(flags.json === true);
   return interruptible(async (signal) => {
     await pictureFolder("extend", flags.out);
-    const pipeline = await TextToVideo.load(flags.checkpoint, flags);
+    const pipeline = await TextToVideo.load(flags.checkpoint, { ...flags, signal });
     try {
       const source = flags.source === undefined ? await heldOut(pipeline, flags) : await readSource(pipeline, flags);
       const { overlap, rounds, resample, steps, guidance, seed } = flags;

@@ -46,7 +46,7 @@ function runSample(flags: SampleFlags): Promise<number> {
   return interruptible(async (signal) => {
     const written = await writtenPrompts(flags);
     await pictureFolder("sample", flags.out);
-    const pipeline = await TextToVideo.load(flags.checkpoint, flags);
+    const pipeline = await TextToVideo.load(flags.checkpoint, { ...flags, signal });
     try {
       const prompts = promptsFor(pipeline, written, flags);
       const windows = await windowsFor(pipeline, flags);

@@ -1,4 +1,4 @@
-import { check, LtxError } from "../errors.js";
+import { check, LtxError, stopIfAborted } from "../errors.js";
 import { affine, axpby, full, normal, type RandomKey } from "../ops/index.js";
 import { keep, noGrad, scope, type Tensor } from "../tensor/index.js";
 import { guided } from "./guidance.js";
@@ -104,7 +104,7 @@ export async function* eulerSteps(options: SamplerOptions): AsyncGenerator<Sampl
     for (let k = 0; k < steps; k++) {
       const time = modelTime(k, total);
       for (let again = 0; again < times; again++) {
-        if (signal?.aborted) throw new LtxError("aborted", "[sampler] stopped by the caller", { cause: signal.reason });
+        stopIfAborted(signal, "[sampler] stopped by the caller");
         const before: Tensor = state ?? start;
         const next = noGrad(() =>
           scope(() => {
@@ -144,12 +144,20 @@ export async function eulerSample(
   options: SamplerOptions & { onStep?: (done: number, total: number) => void },
 ): Promise<Sample> {
   for await (const { step, steps, time, latents } of eulerSteps(options)) {
-    if (step < steps) options.onStep?.(step, steps);
-    else {
-      const sample = time === 1 ? latents : keep(scope(() => affine(latents, 1 / time)));
-      if (sample !== latents) latents.dispose();
+    if (step < steps) {
+      options.onStep?.(step, steps);
+      continue;
+    }
+    let sample = latents;
+    try {
+      if (time < 1) sample = keep(noGrad(() => scope(() => affine(latents, 1 / time))));
       options.onStep?.(step, steps);
       return { latents: sample, noise: remainingNoise(time) };
+    } catch (error) {
+      sample.dispose();
+      throw error;
+    } finally {
+      if (sample !== latents) latents.dispose();
     }
   }
   throw new LtxError("invalid_argument", "[sampler] no step was made");

@@ -7,10 +7,11 @@ import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, open, readdir, readFile, rename, rm, stat, statfs } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { check, LtxError } from "../errors.js";
+import { check, LtxError, stopIfAborted } from "../errors.js";
 import { Counter, type Module, Parameter, toCheckpoint } from "../nn/index.js";
 import type { Shape, Tensor } from "../tensor/index.js";
 import { syncFolder, temporaryName } from "./atomic-file.js";
+import type { LoadProgressOptions } from "./load-weights.js";
 import { type SafetensorsTensor, writeSafetensors } from "./safetensors.js";
 import { tensorBytes } from "./safetensors-header.js";
 import { openTensorFile } from "./tensor-file.js";
@@ -216,12 +217,19 @@ export async function verifyCheckpoint(path: string): Promise<void> {
 export async function readTensors(
   path: string,
   wanted: (name: string) => boolean = () => true,
+  { signal, onProgress = () => {} }: LoadProgressOptions = {},
 ): Promise<{ metadata: Record<string, string>; tensors: Map<string, { shape: Shape; data: Float32Array }> }> {
   const file = await openTensorFile(path);
   try {
     const tensors = new Map<string, { shape: Shape; data: Float32Array }>();
-    for (const [name, { shape }] of file.tensors) {
-      if (wanted(name)) tensors.set(name, { shape, data: await file.readF32(name) });
+    const chosen = [...file.tensors].filter(([name]) => wanted(name));
+    const total = chosen.reduce((sum, [, { byteLength }]) => sum + byteLength, 0);
+    let done = 0;
+    for (const [name, { shape, byteLength }] of chosen) {
+      stopIfAborted(signal, "[checkpoint] reading was stopped by the caller");
+      tensors.set(name, { shape, data: await file.readF32(name) });
+      done += byteLength;
+      onProgress(done, total);
     }
     return { metadata: { ...file.metadata }, tensors };
   } finally {

@@ -1,10 +1,21 @@
 /** Weights from a file straight into a module: one tensor at a time, never a second copy of the model. */
+import { stopIfAborted } from "../errors.js";
 import * as native from "../native.js";
 import { Counter, checkState, fromCheckpoint, type Module, Parameter, type StateEntry } from "../nn/index.js";
 import type { Device } from "../tensor/index.js";
 import type { FilePlace, TensorEntry, TensorFile } from "./tensor-file.js";
 
-export interface LoadWeightsOptions {
+export interface LoadProgressOptions {
+  /** Stops between tensors. */
+  signal?: AbortSignal;
+  /** Called with the file's bytes that are loaded, and those that will be. */
+  onProgress?: (done: number, total: number) => void;
+}
+
+/** After so many bytes it waits for those that were queued. */
+const SYNC_BYTES = 256 * 2 ** 20;
+
+export interface LoadWeightsOptions extends LoadProgressOptions {
   /** The file's name of a key of the module; the key itself unless given. */
   rename?: (key: string) => string;
   /** Keys that the file may lack; what they stand for stays as it is. */
@@ -20,23 +31,33 @@ export interface LoadWeightsOptions {
  * each tensor is converted to its parameter's dtype on its way from the file, which is mapped where it lies on disk as
  * it is (floats of 8, 16 and 32 bits in safetensors files), else read.
  * @throws {LtxError} `checkpoint` listing the first keys that are missing, unexpected or of another shape; `io`,
- *   `dtype_mismatch` from the file, after which the module's values are not to be used
+ *   `dtype_mismatch` from the file, and `aborted`, after which the module's values are not to be used
  */
 export async function loadWeights(module: Module, file: TensorFile, options: LoadWeightsOptions = {}): Promise<void> {
-  const { rename = (key) => key, optional, ignore = () => false, source } = options;
+  const { rename = (key) => key, optional, ignore = () => false, source, signal, onProgress = () => {} } = options;
   const mine = new Map(module.namedState());
   const names = new Map([...mine.keys()].map((key) => [key, rename(key)]));
   checkState(mine, entriesByKey(file, names, ignore), optional, source);
+  const entries = [...mine.keys()].map((key) => file.tensors.get(names.get(key) as string));
+  const total = entries.reduce((sum, entry) => sum + (entry?.byteLength ?? 0), 0);
+  let [done, queued] = [0, 0];
   const maps = new FileMaps();
   try {
     for (const [key, item] of mine) {
+      stopIfAborted(signal, "[load] stopped by the caller");
       const name = names.get(key) as string;
       const entry = file.tensors.get(name);
       if (!entry) continue;
       if (item instanceof Counter) item.value = (await file.readF32(name))[0];
       else if (!maps.load(item, entry, file.locate?.(name))) await read(item, file, name);
+      queued += entry.byteLength;
+      if (queued < SYNC_BYTES) continue;
+      await maps.device?.synchronize();
+      [done, queued] = [done + queued, 0];
+      onProgress(done, total);
     }
     await maps.device?.synchronize();
+    if (queued > 0) onProgress(total, total);
   } finally {
     maps.close();
   }

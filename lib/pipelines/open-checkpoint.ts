@@ -3,6 +3,7 @@ import { loadConfig } from "../config/deferred.js";
 import type { FlowRunConfig, RunConfig, VaeRunConfig } from "../config/index.js";
 import { check } from "../errors.js";
 import { readTensors, withPrefix } from "../formats/checkpoint.js";
+import type { LoadProgressOptions } from "../formats/load-weights.js";
 import { FLOW_PREFIX, LATENT_SCALE_KEY } from "../models/flow-model.js";
 import { findModelFile } from "./checkpoint-path.js";
 
@@ -32,11 +33,12 @@ export async function openCheckpoint<Stage extends "vae" | "flow">(
   path: string,
   stage: Stage,
   config?: RunConfig | string,
+  progress?: LoadProgressOptions,
 ): Promise<OpenedCheckpoint<Stage extends "flow" ? FlowRunConfig : StageConfig>> {
   // Gigabytes are read last: a wrong configuration shows at once.
   const given = typeof config === "string" ? await loadConfig(config) : config;
   const file = await findModelFile(path, stage);
-  const { metadata, tensors } = await readTensors(file, modelKeysOf(file));
+  const { metadata, tensors } = await readTensors(file, modelKeysOf(file), progress);
   const kind = expectKind(tensors, file);
   const chosen = given ? stageOf(given, stage) : await storedConfig(metadata, file);
   if (stage === "flow") {

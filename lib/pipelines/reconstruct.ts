@@ -1,7 +1,7 @@
 import { vaeFactors } from "../config/geometry.js";
 import type { RunConfig } from "../config/index.js";
 import { type DataSource, loadClips, openData } from "../data/index.js";
-import { LtxError } from "../errors.js";
+import { LtxError, stopIfAborted } from "../errors.js";
 import { fitFrames, VideoVae } from "../models/video-vae/index.js";
 import { affine } from "../ops/index.js";
 import { type Device, noGrad, device as openDevice, scope, Tensor } from "../tensor/index.js";
@@ -96,7 +96,7 @@ export async function reconstructClips(
   const decoded = new Float32Array(count * size);
   const prompts: string[] = [];
   for (let from = 0; from < count; from += BATCH) {
-    if (signal?.aborted) throw new LtxError("aborted", "[reconstruct] stopped by the caller", { cause: signal.reason });
+    stopIfAborted(signal, "[reconstruct] stopped by the caller");
     const indices = Array.from({ length: Math.min(BATCH, count - from) }, (_, i) => from + i);
     const bytes = await loadClips(data, indices);
     const result = scope(() =>

@@ -1,6 +1,6 @@
 import type { FlowRunConfig, RunConfig } from "../config/index.js";
 import { eulerSample, holdFrames } from "../diffusion/index.js";
-import { check } from "../errors.js";
+import { check, stopIfAborted } from "../errors.js";
 import {
   createFlowModel,
   disposeFlowModel,
@@ -22,6 +22,10 @@ export interface LoadOptions {
   config?: RunConfig | string;
   /** Folder of the pretrained text encoder, when it is not where the model's training found it. */
   textEncoder?: string;
+  /** Stops loading. */
+  signal?: AbortSignal;
+  /** Called while weights are read, with the file's bytes done and in all. */
+  onLoad?: (done: number, total: number) => void;
 }
 
 export interface GenerateOptions {
@@ -43,12 +47,16 @@ export interface GenerateOptions {
   onStep?: (done: number, total: number) => void;
 }
 
+type Drawing = Omit<GenerateOptions, "steps" | "guidance" | "seed" | "draw" | "resample"> &
+  Required<Pick<GenerateOptions, "steps" | "guidance" | "seed" | "draw" | "resample">>;
+
 /** Without repetition new frames show the digits asked for, but not where the given ones leave them. */
 const OBSERVED_RESAMPLE = 4;
 
 /** Videos from prompts, by a model that this package trained. */
 export class TextToVideo {
   private disposed = false;
+  private users = 0;
 
   /** @internal Use {@link load}. A model that is passed in stays its owner's. */
   constructor(
@@ -67,9 +75,10 @@ export class TextToVideo {
    *   encoder is not found
    */
   static async load(path: string, options: LoadOptions = {}): Promise<TextToVideo> {
-    const { textEncoder } = options;
-    const { config, tensors } = await openCheckpoint(path, "flow", options.config);
+    const { textEncoder, signal, onLoad: onProgress } = options;
+    const { config, tensors } = await openCheckpoint(path, "flow", options.config, { signal, onProgress });
     const device = openDevice(options.device);
+    stopIfAborted(signal, "[text-to-video] loading was stopped by the caller");
     const model = await createFlowModel(config, device, { textEncoder, recorded: true });
     for (const module of [model.transformer, trainedText(model)]) module?.requiresGrad(false);
     const pipeline = new TextToVideo(model, device, true);
@@ -84,8 +93,7 @@ export class TextToVideo {
 
   /** @throws LtxError `invalid_argument`, `aborted`, `disposed` */
   async generate(options: GenerateOptions): Promise<Video> {
-    const { config, model, device } = this;
-    const { sampling } = config;
+    const { sampling } = this.config;
     const {
       prompts,
       steps = sampling.steps,
@@ -115,10 +123,22 @@ export class TextToVideo {
       "invalid_argument",
       () => `[text-to-video] guidance must be a number from 0, got ${guidance}`,
     );
+    this.users++;
+    try {
+      return await this.draw({ prompts, steps, guidance, seed, draw, observed, resample, signal, onStep });
+    } finally {
+      this.users--;
+      if (this.disposed && this.users === 0) this.free();
+    }
+  }
+
+  private async draw(options: Drawing): Promise<Video> {
+    const { config, model, device } = this;
+    const { prompts, steps, guidance, seed, draw, observed, resample, signal, onStep } = options;
     const { transformer, text, vae } = model;
     const shape = flowShape(model, prompts.length);
     // With guidance both branches go through the network as one batch: conditional first.
-    const encode = await text.prepare(guidance === 1 ? prompts : [...prompts, ...prompts.map(() => "")]);
+    const encode = await text.prepare(guidance === 1 ? prompts : [...prompts, ...prompts.map(() => "")], signal);
     const { start, context, held } = scope(() =>
       noGrad(() => {
         const start = normal(shape, { seed, step: draw, purpose: Purpose.sampleNoise }, { device });
@@ -130,6 +150,7 @@ export class TextToVideo {
         };
       }),
     );
+    const made: (Tensor | null | undefined)[] = [start, context.embeddings, context.mask, held?.target, held?.free];
     try {
       const result = await eulerSample({
         velocity: (x, t) => transformer.forward(x, t, context.embeddings, context.mask),
@@ -138,10 +159,11 @@ export class TextToVideo {
         guidance,
         held,
         resample: { times: resample, key: { seed, step: draw, purpose: Purpose.sampleAgain } },
-        initialTimestep: Math.min(sampling.initial_timestep, steps - 1),
+        initialTimestep: Math.min(config.sampling.initial_timestep, steps - 1),
         signal,
         onStep,
       });
+      made.push(result.latents);
       const decoded = scope(() =>
         noGrad(() => {
           if (!vae) return affine(clamp(result.latents, -1, 1), 0.5, 0.5);
@@ -151,17 +173,12 @@ export class TextToVideo {
           });
         }),
       );
-      result.latents.dispose();
+      made.push(decoded);
       const values = (await decoded.read()) as Float32Array;
-      const video = Video.fromFloats(values, decoded.shape, prompts);
-      decoded.dispose();
-      return video;
+      stopIfAborted(signal, "[text-to-video] stopped by the caller");
+      return Video.fromFloats(values, decoded.shape, prompts);
     } finally {
-      start.dispose();
-      context.embeddings.dispose();
-      context.mask?.dispose();
-      held?.target.dispose();
-      held?.free.dispose();
+      for (const tensor of made) tensor?.dispose();
     }
   }
 
@@ -173,9 +190,14 @@ export class TextToVideo {
     return full([batch], amplitude, { device: this.device });
   }
 
+  /** Frees the model, or when the videos that are drawn are done. */
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
+    if (this.users === 0) this.free();
+  }
+
+  private free(): void {
     if (this.owned) disposeFlowModel(this.model);
   }
 

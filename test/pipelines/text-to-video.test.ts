@@ -2,7 +2,16 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import sharp from "sharp";
 import { beforeAll, describe, expect, it } from "vitest";
-import { device, MovingMnist, reconstructHeldOut, TextToVideo, VaeTrainer, type Video } from "../../lib/index.js";
+import {
+  Device,
+  device,
+  MovingMnist,
+  reconstructHeldOut,
+  Tensor,
+  TextToVideo,
+  VaeTrainer,
+  type Video,
+} from "../../lib/index.js";
 import { collect, testFolder, tinyFlow, tinyVae, tinyVaeYaml, writeYaml } from "../support/tiny.js";
 import { trainTiny } from "../support/tiny-models.js";
 
@@ -54,6 +63,63 @@ describe("the library, as the guide shows it", () => {
     }
     await expect(video.save(join(folder, "a.txt"))).rejects.toMatchObject({ code: "invalid_argument" });
     pipeline.dispose();
+    expect(await live()).toBe(before);
+  });
+
+  it("is disposed of when the videos that it draws are done", async () => {
+    const before = await live();
+    const [pipeline, other] = [await TextToVideo.load(run), await TextToVideo.load(run)];
+    const options = { prompts: ["three"], steps: 4, seed: 2 };
+    const drawing = [pipeline.generate(options), pipeline.generate({ ...options, guidance: 2 })];
+    pipeline.dispose();
+    await expect(pipeline.generate(options)).rejects.toMatchObject({ code: "disposed" });
+    const expected = [await other.generate(options), await other.generate({ ...options, guidance: 2 })];
+    expect((await Promise.all(drawing)).map(bytes)).toEqual(expected.map(bytes));
+    other.dispose();
+    expect(await live()).toBe(before);
+  });
+
+  it("leaves nothing on the device when a listener, a wait or a read fails", async () => {
+    const pipeline = await TextToVideo.load(run);
+    const options = { prompts: ["three"], steps: 3, seed: 2, guidance: 2 };
+    const expected = bytes(await pipeline.generate(options));
+    const before = await live();
+    const failAt = (step: number) => (done: number) => {
+      if (done === step) throw new Error("planted");
+    };
+    for (const step of [1, 2, 3]) {
+      await expect(pipeline.generate({ ...options, onStep: failAt(step) })).rejects.toThrow("planted");
+      expect(await live()).toBe(before);
+    }
+    const { read } = Tensor.prototype;
+    Tensor.prototype.read = () => Promise.reject(new Error("planted"));
+    await expect(pipeline.generate(options)).rejects.toThrow("planted");
+    Tensor.prototype.read = read;
+    expect(await live()).toBe(before);
+    const { synchronize } = Device.prototype;
+    let waits = 0;
+    Device.prototype.synchronize = function () {
+      return ++waits === 2 ? Promise.reject(new Error("planted")) : synchronize.call(this);
+    };
+    await expect(pipeline.generate(options)).rejects.toThrow("planted");
+    Device.prototype.synchronize = synchronize;
+    expect(waits).toBe(2);
+    expect(await live()).toBe(before);
+    expect(bytes(await pipeline.generate(options))).toEqual(expected);
+    pipeline.dispose();
+  });
+
+  it("is loaded with progress, and not when it is stopped", async () => {
+    const before = await live();
+    const heard: [number, number][] = [];
+    const pipeline = await TextToVideo.load(run, { onLoad: (done, total) => heard.push([done, total]) });
+    expect(heard.length).toBeGreaterThan(10);
+    expect(heard.every(([done], i) => i === 0 || done > heard[i - 1][0])).toBe(true);
+    expect(heard[heard.length - 1][0]).toBe(heard[0][1]);
+    pipeline.dispose();
+    const stop = new AbortController();
+    const loading = TextToVideo.load(run, { signal: stop.signal, onLoad: () => stop.abort() });
+    await expect(loading).rejects.toMatchObject({ code: "aborted" });
     expect(await live()).toBe(before);
   });
 

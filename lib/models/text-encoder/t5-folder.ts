@@ -4,7 +4,7 @@ import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { check, LtxError } from "../../errors.js";
 import { hubFolder, hubSnapshots } from "../../formats/hub-cache.js";
-import { loadWeights } from "../../formats/load-weights.js";
+import { type LoadProgressOptions, loadWeights } from "../../formats/load-weights.js";
 import { isFolder } from "../../formats/paths.js";
 import { unscaled } from "../../formats/scaled-weights.js";
 import { openShards } from "../../formats/sharded.js";
@@ -83,16 +83,16 @@ export class T5Folder {
    */
   async load(
     device: Device,
-    options: { computeDtype?: "f32" | "bf16"; weights?: "f32" | "bf16" } = {},
+    options: { computeDtype?: "f32" | "bf16"; weights?: "f32" | "bf16" } & LoadProgressOptions = {},
   ): Promise<T5Encoder> {
-    const { weights, ...compute } = options;
+    const { weights, signal, onProgress, ...compute } = options;
     const file = await openEncoder(this.weights);
     const encoder = new T5Encoder(this.config, new Initializer(device, 0, { weights, values: false }), compute);
     try {
       const names = keysOf(file);
       const rename = (key: string) => names.get(key) ?? key;
       const ignore = (name: string) => !isEncoderKey(name) || name === EMBEDDING_ALIAS;
-      await loadWeights(encoder, file, { rename, ignore, source: this.weights });
+      await loadWeights(encoder, file, { rename, ignore, source: this.weights, signal, onProgress });
       return encoder;
     } catch (error) {
       encoder.dispose();

@@ -1,5 +1,6 @@
 import { resolve } from "node:path";
 import { check } from "../../errors.js";
+import { SharedLoad } from "../../formats/shared-load.js";
 import { gatherRows } from "../../ops/index.js";
 import { type Device, device as openDevice, scope, Tensor } from "../../tensor/index.js";
 import { PromptCache, type PromptCacheOptions } from "./prompt-cache.js";
@@ -21,6 +22,8 @@ export interface T5TextEncoderOptions {
   /** How its weights are stored; default f32. */
   weights?: "f32" | "bf16";
   cache?: PromptCacheOptions;
+  /** Called while the network is loaded, with bytes done and in all. */
+  onLoad?: (done: number, total: number) => void;
 }
 
 /** After that many calls whose prompts were all in the cache the network's memory is given back. */
@@ -34,7 +37,7 @@ const IDLE_CALLS = 64;
  */
 export class T5TextEncoder implements TextEncoder {
   readonly trainable = false;
-  private network: Promise<T5Encoder> | null = null;
+  private readonly network: SharedLoad<T5Encoder>;
   /** Calls of {@link prepare} since a prompt was last encoded. */
   private idle = 0;
   private readonly underway = new Map<string, Promise<Float32Array>>();
@@ -44,7 +47,10 @@ export class T5TextEncoder implements TextEncoder {
     readonly cache: PromptCache,
     private readonly device: Device,
     private readonly options: T5TextEncoderOptions,
-  ) {}
+  ) {
+    const { computeDtype, weights, onLoad: onProgress } = options;
+    this.network = new SharedLoad((signal) => folder.load(device, { computeDtype, weights, signal, onProgress }));
+  }
 
   /** @throws {LtxError} `unavailable` when no folder is found, `checkpoint` or `file_format` when it is not whole. */
   static async open(options: T5TextEncoderOptions): Promise<T5TextEncoder> {
@@ -78,10 +84,10 @@ export class T5TextEncoder implements TextEncoder {
   }
 
   /** @throws {LtxError} `invalid_argument` for anything but a list of strings; `checkpoint`, `io` from the weights */
-  async prepare(prompts: readonly string[]): Promise<PreparedPrompts> {
+  async prepare(prompts: readonly string[], signal?: AbortSignal): Promise<PreparedPrompts> {
     checkPrompts("t5", prompts);
     const rows: Float32Array[] = [];
-    for (const prompt of prompts) rows.push(this.cache.get(prompt) ?? (await this.encode(prompt)));
+    for (const prompt of prompts) rows.push(this.cache.get(prompt) ?? (await this.encode(prompt, signal)));
     if (++this.idle > IDLE_CALLS && this.underway.size === 0) this.unload();
     const { width, maxLength, device } = this;
     // Row 0 is the padding's.
@@ -106,7 +112,9 @@ export class T5TextEncoder implements TextEncoder {
   }
 
   /** A prompt's features, its tokens x width; two who ask for the same one share the work. */
-  private encode(prompt: string): Promise<Float32Array> {
+  private async encode(prompt: string, signal: AbortSignal | undefined): Promise<Float32Array> {
+    // Whoever leaves while the network is loaded leaves nobody waiting.
+    if (!this.underway.has(prompt)) await this.network.get(signal);
     let features = this.underway.get(prompt);
     if (!features) {
       this.idle = 0;
@@ -117,7 +125,7 @@ export class T5TextEncoder implements TextEncoder {
   }
 
   private async compute(prompt: string): Promise<Float32Array> {
-    const network = await this.load();
+    const network = await this.network.get();
     const hidden = network.forward([this.folder.tokenizer.encode(prompt, this.maxLength)]);
     try {
       const rows = (await hidden.read()) as Float32Array;
@@ -126,15 +134,6 @@ export class T5TextEncoder implements TextEncoder {
     } finally {
       hidden.dispose();
     }
-  }
-
-  private load(): Promise<T5Encoder> {
-    const { computeDtype, weights } = this.options;
-    this.network ??= this.folder.load(this.device, { computeDtype, weights }).catch((error) => {
-      this.network = null;
-      throw error;
-    });
-    return this.network;
   }
 
   parameters(): [] {
@@ -146,11 +145,6 @@ export class T5TextEncoder implements TextEncoder {
   }
 
   private unload(): void {
-    const { network } = this;
-    this.network = null;
-    network?.then(
-      (loaded) => loaded.dispose(),
-      () => {},
-    );
+    this.network.forget().then((network) => network?.dispose());
   }
 }

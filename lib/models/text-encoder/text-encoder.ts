@@ -21,8 +21,8 @@ export interface TextEncoder {
   readonly maxLength: number;
   /** Whether it learns together with the transformer; a frozen one's features are computed once and kept. */
   readonly trainable: boolean;
-  /** Does what has to be waited for: the same prompts give the same values. @throws {LtxError} */
-  prepare(prompts: readonly string[]): Promise<PreparedPrompts>;
+  /** Does what has to be waited for: the same prompts give the same values. @throws {LtxError} `aborted` and others */
+  prepare(prompts: readonly string[], signal?: AbortSignal): Promise<PreparedPrompts>;
   /** Those that an optimizer updates; none when frozen. */
   parameters(): Parameter[];
   dispose(): void;

@@ -11,7 +11,7 @@ import {
   usesNegative,
   usesPerturbed,
 } from "../../diffusion/official/index.js";
-import { LtxError } from "../../errors.js";
+import { stopIfAborted } from "../../errors.js";
 import type { TextEmbedding } from "../../models/text-encoder/index.js";
 import { type LtxVideoTransformer, type RopeTables, type SkipMode, skipMask } from "../../models/transformer/index.js";
 import { noGrad, scope, Tensor } from "../../tensor/index.js";
@@ -79,11 +79,6 @@ export async function denoise(state: ConditionedState, options: DenoiseOptions):
   } finally {
     tokens?.dispose();
   }
-}
-
-/** @throws {LtxError} `aborted` */
-export function stopIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new LtxError("aborted", "[generate] stopped by the caller", { cause: signal.reason });
 }
 
 function step(

@@ -2,7 +2,7 @@ export type { LoraChoice } from "../../formats/official/lora.js";
 export type { ConditioningItem } from "./check-media.js";
 export type { PromptOptions } from "./check-prompts.js";
 export type { DenoisingStep } from "./denoise.js";
-export type { ModelFacts, PipelineLoadOptions } from "./models.js";
+export type { LoadProgress, ModelFacts, PipelineLoadOptions } from "./models.js";
 export { LtxMultiScalePipeline, type MultiScaleLoadOptions, type MultiScaleOptions } from "./multi-scale.js";
 export { type Draw, type NoiseSource, SeededNoise } from "./noise.js";
 export type { OutputType } from "./output.js";

@@ -3,7 +3,7 @@ import { vaeFactors } from "../../config/geometry.js";
 import type { SchedulerConfig } from "../../config/official/scheduler.js";
 import type { OfficialTransformerConfig } from "../../config/official/transformer.js";
 import type { OfficialVaeConfig } from "../../config/official/vae.js";
-import { check } from "../../errors.js";
+import { check, stopIfAborted } from "../../errors.js";
 import { loadWeights } from "../../formats/load-weights.js";
 import { closeLoras, type LoraChoice, openLoras, type WeightedLora } from "../../formats/official/lora.js";
 import { applyLoras, withLoras } from "../../formats/official/lora-merge.js";
@@ -46,6 +46,18 @@ export interface PipelineLoadOptions {
   offload?: boolean;
   /** Prompts are cut to so many tokens; 256 unless given. */
   textEncoderMaxTokens?: number;
+  /** Stops loading. */
+  signal?: AbortSignal;
+  /** Called while weights are loaded, also those that come with the first video, or with each where they take turns. */
+  onLoad?: (progress: LoadProgress) => void;
+}
+
+/** How far the weights of a model are loaded. */
+export interface LoadProgress {
+  model: "text encoder" | "transformer" | "VAE" | "latent upscaler";
+  /** Bytes of the file. */
+  done: number;
+  total: number;
 }
 
 /** What there is to know of the models before they are loaded. */
@@ -131,48 +143,72 @@ export interface OpenedModels {
 
 /** Opens the models of a pipeline, and loads transformer and VAE unless they are to take turns. @throws {LtxError} */
 export async function openModels(options: PipelineLoadOptions): Promise<OpenedModels> {
-  const { checkpoint, precision = "bfloat16", offload = false } = options;
+  const { checkpoint, precision = "bfloat16", offload = false, signal } = options;
   const dtypes = precisionDtypes(precision);
   const device = openDevice(options.device);
+  stopIfAborted(signal, "[pipeline] loading was stopped by the caller");
   const files = await openOfficial(checkpoint);
   let loras: WeightedLora[] = [];
+  /** Where models take turns the files stay open; else they are opened again for what must be loaded again. */
+  let open = true;
   const close = async () => {
+    open = false;
     await files.close();
     await closeLoras(loras);
   };
   try {
     const { facts, vae } = await describe(files, options.sampler);
     loras = await openFitting(options.loras ?? [], files);
+    const withFiles = async <T>(body: (files: OfficialModels, loras: WeightedLora[]) => Promise<T>): Promise<T> => {
+      if (open) return body(files, loras);
+      const again = await openOfficial(checkpoint);
+      let own: WeightedLora[] = [];
+      try {
+        own = await openFitting(
+          loras.map(({ lora, weight }) => ({ path: lora.path, weight })),
+          again,
+        );
+        return await body(again, own);
+      } finally {
+        await closeLoras(own);
+        await again.close();
+      }
+    };
+    const loading = (model: LoadProgress["model"], stop: AbortSignal) => ({
+      source: checkpoint,
+      signal: stop,
+      onProgress: options.onLoad && ((done: number, total: number) => options.onLoad?.({ model, done, total })),
+    });
     const models = new Residency<PipelineModels>(
       {
         text: await textLoader(options, files.textEncoder, { facts, device, dtypes }),
-        transformer: () =>
-          filled(new LtxVideoTransformer(facts.transformer, unwritten(device, dtypes), dtypes), (transformer) =>
-            loadWeights(transformer, withLoras(files.module("transformer"), loras), { source: checkpoint }),
+        transformer: (stop) =>
+          withFiles((from, adapters) =>
+            filled(new LtxVideoTransformer(facts.transformer, unwritten(device, dtypes), dtypes), (module) =>
+              loadWeights(module, withLoras(from.module("transformer"), adapters), loading("transformer", stop)),
+            ),
           ),
-        vae: () =>
-          filled(new CausalVideoAutoencoder(vae, unwritten(device, dtypes), dtypes), (module) =>
-            loadWeights(module, files.module("vae"), {
-              optional: CausalVideoAutoencoder.optionalKey,
-              ignore: (key) => module.unusedKey(key),
-              source: checkpoint,
-            }),
+        vae: (stop) =>
+          withFiles((from) =>
+            filled(new CausalVideoAutoencoder(vae, unwritten(device, dtypes), dtypes), (module) =>
+              loadWeights(module, from.module("vae"), {
+                optional: CausalVideoAutoencoder.optionalKey,
+                ignore: (key) => module.unusedKey(key),
+                ...loading("VAE", stop),
+              }),
+            ),
           ),
       },
       offload,
       offload ? close : undefined,
     );
-    const idle = () =>
-      check(!models.busy, "invalid_argument", () => "[pipeline] LoRAs can't be changed while a video is drawn");
-    const setLoras = async (wanted: readonly LoraChoice[]): Promise<void> => {
-      idle();
+    const change = async (wanted: readonly LoraChoice[]): Promise<void> => {
       const base = offload ? files : await openOfficial(checkpoint);
       let next: WeightedLora[] = [];
       try {
         next = await openFitting(wanted, base);
-        idle();
         if (offload) await models.unload("transformer");
-        else await models.use("transformer", (it) => applyLoras(it, base.module("transformer"), next, loras));
+        else await merge(base, next);
         [loras, next] = [next, loras];
       } finally {
         // Where models take turns the files are read again with the next video.
@@ -183,9 +219,19 @@ export async function openModels(options: PipelineLoadOptions): Promise<OpenedMo
         }
       }
     };
+    const merge = async (base: OfficialModels, next: readonly WeightedLora[]): Promise<void> => {
+      try {
+        await models.use("transformer", (it) => applyLoras(it, base.module("transformer"), next, loras));
+      } catch (error) {
+        // Some weights may have changed and others not: the next video loads them anew, as they were.
+        await models.unload("transformer");
+        throw error;
+      }
+    };
+    const setLoras = (wanted: readonly LoraChoice[]) => models.change(() => change(wanted));
     if (offload) return { models, facts, device, setLoras };
     try {
-      for (const name of ["transformer", "vae"] as const) await models.use(name, async () => {});
+      for (const name of ["transformer", "vae"] as const) await models.use(name, async () => {}, signal);
     } catch (error) {
       models.dispose();
       throw error;
@@ -228,7 +274,7 @@ async function filled<M extends Module>(module: M, load: (module: M) => Promise<
 
 /** How prompts get their encoder. One that is named is looked at now, so that a wrong folder shows at once. */
 async function textLoader(
-  { textEncoder, textEncoderMaxTokens = 256 }: PipelineLoadOptions,
+  { textEncoder, textEncoderMaxTokens = 256, onLoad }: PipelineLoadOptions,
   beside: string | undefined,
   { facts, device, dtypes }: { facts: ModelFacts; device: Device; dtypes: PrecisionDtypes },
 ): Promise<() => Promise<TextEncoder>> {
@@ -242,6 +288,7 @@ async function textLoader(
       maxLength: textEncoderMaxTokens,
       device,
       ...dtypes,
+      onLoad: onLoad && ((done, total) => onLoad({ model: "text encoder", done, total })),
     });
     check(text.width === wanted, "config", () => {
       return `[pipeline] the text encoder in ${text.path} gives ${text.width} features, the transformer takes ${wanted}: name the folder of another one`;
@@ -261,7 +308,7 @@ export async function openUpsampler(
   path: string,
   facts: ModelFacts,
   device: Device,
-  precision: NonNullable<PipelineLoadOptions["precision"]> = "bfloat16",
+  { precision = "bfloat16", signal, onLoad }: Pick<PipelineLoadOptions, "precision" | "signal" | "onLoad">,
 ): Promise<LatentUpsampler> {
   const { parseOfficialUpsampler } = await import("../../config/official/upsampler.js");
   const dtypes = precisionDtypes(precision);
@@ -276,7 +323,13 @@ export async function openUpsampler(
       return `[pipeline] the upscaler ${path} is no spatial one: name ltxv-spatial-upscaler-*.safetensors`;
     });
     const module = new LatentUpsampler(config, unwritten(device, dtypes));
-    return await filled(module, (upsampler) => loadWeights(upsampler, weights, { source: path }));
+    return await filled(module, (upsampler) =>
+      loadWeights(upsampler, weights, {
+        source: path,
+        signal,
+        onProgress: onLoad && ((done, total) => onLoad({ model: "latent upscaler", done, total })),
+      }),
+    );
   } finally {
     await files.close();
   }

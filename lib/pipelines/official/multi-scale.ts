@@ -6,7 +6,8 @@ import { noGrad, scope, type Tensor } from "../../tensor/index.js";
 import type { Video } from "../video.js";
 import type { DenoisingStep } from "./denoise.js";
 import { openUpsampler, type PipelineLoadOptions } from "./models.js";
-import { checkOutputType, handOut } from "./output.js";
+import type { NoiseSource } from "./noise.js";
+import { checkOutputType, type OutputType } from "./output.js";
 import { type LtxGenerateOptions, LtxVideoPipeline } from "./pipeline.js";
 import type { PassOptions, Request } from "./request.js";
 import { disposeFeatures } from "./stages.js";
@@ -46,7 +47,7 @@ export class LtxMultiScalePipeline {
   static async load({ spatialUpscaler, ...options }: MultiScaleLoadOptions): Promise<LtxMultiScalePipeline> {
     const video = await LtxVideoPipeline.load(options);
     try {
-      const upsampler = await openUpsampler(spatialUpscaler, video.facts, video.device, options.precision);
+      const upsampler = await openUpsampler(spatialUpscaler, video.facts, video.device, options);
       return new LtxMultiScalePipeline(video, upsampler);
     } catch (error) {
       video.dispose();
@@ -59,10 +60,17 @@ export class LtxMultiScalePipeline {
   generate(options: MultiScaleOptions & { outputType?: "video" }): Promise<Video>;
   generate(options: MultiScaleOptions): Promise<Video | Tensor>;
   async generate(options: MultiScaleOptions): Promise<Video | Tensor> {
-    const { video } = this;
-    const { outputType = "video", onStep, signal, noise = video.noise(options.seed) } = options;
+    const { outputType = "video", signal, noise = this.video.noise(options.seed) } = options;
     checkOutputType(outputType);
-    const { first, second, height, width } = this.passes(options);
+    const passes = this.passes(options);
+    return this.video.models.video(() => this.draw(passes, { ...options, outputType, noise }), signal);
+  }
+
+  private async draw(
+    { first, second, height, width }: Passes,
+    { outputType, noise, signal, onStep }: MultiScaleOptions & { outputType: OutputType; noise: NoiseSource },
+  ): Promise<Video | Tensor> {
+    const { video } = this;
     const both = { ...first, guidance: [...first.guidance, ...second.guidance] };
     const text = await video.features(both, signal);
     const listener = (pass: number) => onStep && ((step: Omit<DenoisingStep, "pass">) => onStep({ ...step, pass }));
@@ -72,9 +80,7 @@ export class LtxMultiScalePipeline {
       const large = await video
         .latents({ ...second, latents: start }, { text, noise, signal, onStep: listener(2) })
         .finally(() => start.dispose());
-      if (outputType === "latent") return large;
-      const pixels = await video.pixels(large, second, { noise, signal }).finally(() => large.dispose());
-      return await handOut(pixels, { ...second, height, width }, outputType).finally(() => pixels.dispose());
+      return await video.output(large, second, { outputType, noise, signal, size: { height, width } });
     } finally {
       disposeFeatures(text);
     }
@@ -118,8 +124,7 @@ export class LtxMultiScalePipeline {
   }
 
   dispose(): void {
-    this.video.dispose();
-    this.upsampler.dispose();
+    this.video.dispose(() => this.upsampler.dispose());
   }
 
   [Symbol.dispose](): void {

@@ -1,5 +1,5 @@
 /** What a decoded video is handed out as. */
-import { check } from "../../errors.js";
+import { check, stopIfAborted } from "../../errors.js";
 import { resizeBilinear } from "../../formats/media/clip.js";
 import { reshape, sliceFirst } from "../../ops/index.js";
 import { noGrad, Tensor } from "../../tensor/index.js";
@@ -19,11 +19,13 @@ export function checkOutputType(outputType: OutputType): void {
 /**
  * Pixels (B, F, H, W, 3) around [-1, 1] as a video of the wanted size, or as a tensor of it, the caller's. They are read
  * frame by frame: a long video is large enough once.
+ * @throws {LtxError} `aborted`, also when the signal comes with the last frame
  */
 export async function handOut(
   pixels: Tensor,
   wanted: Pick<Request, "height" | "width" | "prompts" | "frameRate">,
   outputType: Exclude<OutputType, "latent">,
+  signal?: AbortSignal,
 ): Promise<Video | Tensor> {
   const { height, width, prompts, frameRate } = wanted;
   const [batch, frames, ownHeight, ownWidth, channels] = pixels.shape;
@@ -33,6 +35,7 @@ export async function handOut(
   const rows = noGrad(() => reshape(pixels, [batch * frames, ownHeight, ownWidth, channels]));
   try {
     for (let i = 0; i < batch * frames; i++) {
+      stopIfAborted(signal);
       const row = noGrad(() => sliceFirst(rows, i, 1));
       const data = await (row.read() as Promise<Float32Array>).finally(() => row.dispose());
       for (let k = 0; k < data.length; k++) data[k] = Math.min(1, Math.max(0, data[k] * 0.5 + 0.5));
@@ -44,6 +47,7 @@ export async function handOut(
   } finally {
     rows.dispose();
   }
+  stopIfAborted(signal);
   if (!asBytes) return Tensor.from(all, [batch, frames, height, width, channels], { device: pixels.device });
   const clips = Array.from({ length: batch }, (_, i) => {
     return (all as Uint8Array).subarray(i * frames * size, (i + 1) * frames * size);

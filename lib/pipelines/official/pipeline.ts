@@ -66,22 +66,21 @@ export class LtxVideoPipeline {
     const { outputType = "video", onStep, signal, noise = this.noise(options.seed) } = options;
     const request = this.request(options);
     checkOutputType(outputType);
-    const text = await this.features(request, signal);
-    try {
-      const latents = await this.latents(request, {
-        text,
-        noise,
-        signal,
-        onStep: onStep && ((s) => onStep({ ...s, pass: 1 })),
-      });
-      return await this.output(latents, request, { outputType, noise, signal });
-    } finally {
-      disposeFeatures(text);
-    }
+    return this.models.video(async () => {
+      const text = await this.features(request, signal);
+      try {
+        const listener = onStep && ((step: Omit<DenoisingStep, "pass">) => onStep({ ...step, pass: 1 }));
+        const latents = await this.latents(request, { text, noise, signal, onStep: listener });
+        return await this.output(latents, request, { outputType, noise, signal });
+      } finally {
+        disposeFeatures(text);
+      }
+    }, signal);
   }
 
   /**
-   * Merges these LoRAs into the transformer instead of those that it has; with none it is as it was, to the bit.
+   * Merges these LoRAs into the transformer instead of those that it has; with none it is as it was, to the bit. Videos
+   * that are asked for meanwhile wait. When it fails the transformer is as it was before: the next video may load it anew.
    * @throws LtxError `checkpoint` when one is for another model, `invalid_argument` while a video is drawn
    */
   async setLoras(loras: readonly LoraChoice[]): Promise<void> {
@@ -107,7 +106,7 @@ export class LtxVideoPipeline {
   features(request: Request, signal?: AbortSignal): Promise<PromptFeatures> {
     const given = givenFeatures(request);
     if (given) return Promise.resolve(given);
-    return this.models.use("text", (encoder) => encodeTexts(request, encoder), signal);
+    return this.models.use("text", (encoder) => encodeTexts(request, encoder, signal), signal);
   }
 
   /** @internal Normalised latents (B, f, h, w, C) of a video; the caller's. */
@@ -138,20 +137,21 @@ export class LtxVideoPipeline {
     }
   }
 
-  /** @internal The latents, or what they decode to; takes them over. */
+  /** @internal The latents, or what they decode to, brought to `size`; takes them over. */
   async output(
     latents: Tensor,
     request: Request,
-    options: { outputType: OutputType; noise: NoiseSource; signal?: AbortSignal },
+    options: {
+      outputType: OutputType;
+      noise: NoiseSource;
+      signal?: AbortSignal;
+      size?: { height: number; width: number };
+    },
   ): Promise<Video | Tensor> {
-    const { outputType } = options;
+    const { outputType, signal, size } = options;
     if (outputType === "latent") return latents;
-    try {
-      const pixels = await this.pixels(latents, request, options);
-      return await handOut(pixels, request, outputType).finally(() => pixels.dispose());
-    } finally {
-      latents.dispose();
-    }
+    const pixels = await this.pixels(latents, request, options).finally(() => latents.dispose());
+    return handOut(pixels, { ...request, ...size }, outputType, signal).finally(() => pixels.dispose());
   }
 
   /** @internal Pixels (B, F, H, W, 3) around [-1, 1]; the caller's. */
@@ -169,9 +169,13 @@ export class LtxVideoPipeline {
     }
   }
 
-  dispose(): void {
+  /** Frees the models, when the stages under way end; videos that are not done are rejected with `disposed`. */
+  dispose(): void;
+  /** @internal */
+  dispose(then?: () => void): void;
+  dispose(then?: () => void): void {
     this.disposed = true;
-    this.models.dispose();
+    this.models.dispose(then);
   }
 
   [Symbol.dispose](): void {

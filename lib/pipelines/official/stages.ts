@@ -26,12 +26,16 @@ export function disposeFeatures({ positive, negative }: PromptFeatures): void {
 }
 
 /** Features of the texts of a request; those of negative prompts where a step needs them. */
-export async function encodeTexts(request: Request, encoder: TextEncoder): Promise<PromptFeatures> {
+export async function encodeTexts(
+  request: Request,
+  encoder: TextEncoder,
+  signal?: AbortSignal,
+): Promise<PromptFeatures> {
   const { prompts, negativePrompts, guidance } = request;
   const positive = prompts ?? [];
   const negative = guidance.some(usesNegative) ? negativePrompts : [];
   // As one batch, so that both are padded alike.
-  const encode = await encoder.prepare([...negative, ...positive]);
+  const encode = await encoder.prepare([...negative, ...positive], signal);
   return quietly(() => {
     const all = encode();
     const part = (start: number, count: number): TextEmbedding => ({

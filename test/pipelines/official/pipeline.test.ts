@@ -3,6 +3,8 @@ import { beforeAll, describe, expect, it } from "vitest";
 import type { PixelClip } from "../../../lib/formats/media/clip.js";
 import {
   device,
+  type LoadProgress,
+  LtxError,
   type LtxGenerateOptions,
   type LtxVideoOptions,
   LtxVideoPipeline,
@@ -11,6 +13,7 @@ import {
   Tensor,
   type Video,
 } from "../../../lib/index.js";
+import { Parameter } from "../../../lib/nn/index.js";
 import { writeLora } from "../../support/official.js";
 import { testFolder } from "../../support/tiny.js";
 import { TINY_TIMES, tinyCheckpoint, tinyTextEncoder } from "../../support/tiny-official.js";
@@ -331,6 +334,109 @@ it("changes LoRAs where models take turns, and only between videos", async () =>
   await turns.setLoras([]);
   expect(await latents({}, turns)).toEqual(plain);
   turns.dispose();
+});
+
+it("draws with the old LoRAs or with the new ones while they are changed, never with a mixture", async () => {
+  const path = await writeLora(join(folder, "between.safetensors"));
+  const files = { checkpoint: tinyCheckpoint, textEncoder, precision: "float32" as const };
+  const own = await LtxVideoPipeline.load(files);
+  const plain = await latents({}, own);
+  await own.setLoras([{ path, weight: 40 }]);
+  const merged = await latents({}, own);
+  for (let i = 0; i < 6; i++) {
+    const changing = own.setLoras(i % 2 === 0 ? [] : [{ path, weight: 40 }]);
+    const drawn = latents({}, own);
+    await changing;
+    expect(await drawn).toEqual(i % 2 === 0 ? plain : merged);
+  }
+  own.dispose();
+});
+
+it("refuses other LoRAs at any point of a video", async () => {
+  const path = await writeLora(join(folder, "within.safetensors"));
+  const files = { checkpoint: tinyCheckpoint, textEncoder, precision: "float32" as const };
+  const own = await LtxVideoPipeline.load(files);
+  let done = false;
+  const drawing = own.generate({ ...options, seed: 9 }).finally(() => {
+    done = true;
+  });
+  let refused = 0;
+  while (!done) {
+    await new Promise((resolve) => setImmediate(resolve));
+    if (done) break;
+    await expect(own.setLoras([path])).rejects.toThrow("can't be changed while a video is drawn");
+    refused++;
+  }
+  expect(refused).toBeGreaterThan(2);
+  expect(bytes(await drawing)).toEqual(bytes(await pipeline.generate({ ...options, seed: 9 })));
+  own.dispose();
+});
+
+it("is as it was after a change that fails half way", async () => {
+  const path = await writeLora(join(folder, "half.safetensors"));
+  const own = await LtxVideoPipeline.load({ checkpoint: tinyCheckpoint, textEncoder, precision: "float32" });
+  const plain = await latents({}, own);
+  const before = await live();
+  const write = Parameter.prototype.write;
+  for (const after of [0, 1, 3]) {
+    let written = 0;
+    Parameter.prototype.write = function (values) {
+      if (written++ === after) throw new LtxError("out_of_memory", "planted");
+      return write.call(this, values);
+    };
+    try {
+      await expect(own.setLoras([{ path, weight: 40 }])).rejects.toThrow("planted");
+    } finally {
+      Parameter.prototype.write = write;
+    }
+    expect(await latents({}, own)).toEqual(plain);
+    expect(await live()).toBe(before);
+  }
+  await own.setLoras([{ path, weight: 40 }]);
+  expect(await latents({}, own)).not.toEqual(plain);
+  own.dispose();
+});
+
+describe("loading", () => {
+  it("tells how far it is, and stops with nothing left", async () => {
+    const before = await live();
+    const heard: LoadProgress[] = [];
+    const load = (more: object) => LtxVideoPipeline.load({ checkpoint: tinyCheckpoint, textEncoder, ...more });
+    const own = await load({ onLoad: (progress: LoadProgress) => heard.push(progress) });
+    expect(heard.map(({ model }) => model)).toEqual(["transformer", "VAE"]);
+    for (const { done, total } of heard) expect([done, total > 1000]).toEqual([total, true]);
+    await own.generate(options);
+    expect(heard[2]).toMatchObject({ model: "text encoder", done: heard[2].total });
+    own.dispose();
+    await new Promise((resolve) => setTimeout(resolve, 10));
+
+    await expect(load({ signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "aborted" });
+    const stop = new AbortController();
+    const onLoad = () => stop.abort();
+    await expect(load({ signal: stop.signal, onLoad })).rejects.toMatchObject({ code: "aborted" });
+    expect(await live()).toBe(before);
+  });
+});
+
+it("ends a video that is stopped at its very end with `aborted`", async () => {
+  const before = await live();
+  for (const outputType of ["video", "tensor"] as const) {
+    const stop = new AbortController();
+    const drawing = pipeline.generate({ ...options, outputType, signal: stop.signal } as LtxGenerateOptions);
+    const read = Tensor.prototype.read;
+    let reads = 0;
+    // The frames are read last, nine of them.
+    Tensor.prototype.read = function () {
+      if (this.shape.join() === "1,32,64,3" && ++reads === 9) stop.abort();
+      return read.call(this);
+    };
+    try {
+      await expect(drawing).rejects.toMatchObject({ code: "aborted" });
+    } finally {
+      Tensor.prototype.read = read;
+    }
+    expect(await live()).toBe(before);
+  }
 });
 
 it("computes in bf16 nearly what it computes in f32", async () => {

@@ -1,4 +1,5 @@
 import { expect, it } from "vitest";
+import { LtxError } from "../../../lib/errors.js";
 import { Residency } from "../../../lib/pipelines/official/residency.js";
 
 /** Parts that write down what becomes of them. */
@@ -41,15 +42,97 @@ it("has one model at a time where they take turns, and waits for who uses it", a
   ]);
 });
 
-it("lets those go who are stopped while they wait", async () => {
+it("lets those go at once who are stopped while they wait", async () => {
   const { log, models } = parts(true);
+  let release = () => {};
+  const first = models.use("a", () => new Promise<void>((resolve) => (release = resolve)));
   const stop = new AbortController();
-  const first = models.use("a", settled);
   const second = models.use("b", async () => {}, stop.signal);
-  stop.abort();
-  await expect(second).rejects.toMatchObject({ code: "aborted" });
-  await first;
+  const third = models.use("b", async () => log.push("third"));
+  await settled();
+  stop.abort("gone");
+  // The first one holds its model still, and would for ever.
+  await expect(second).rejects.toMatchObject({ code: "aborted", cause: "gone" });
   expect(log).toEqual(["load a"]);
+  release();
+  await Promise.all([first, third]);
+  expect(log).toEqual(["load a", "free a", "load b", "third"]);
+});
+
+/** A model whose load ends when it is told to, or with the signal that it is given. */
+function slowly(offload: boolean) {
+  const log: string[] = [];
+  const loads: (() => void)[] = [];
+  const models = new Residency(
+    {
+      a: (signal) =>
+        new Promise<{ dispose(): void }>((resolve, reject) => {
+          log.push("load");
+          signal.addEventListener("abort", () => {
+            log.push("stop");
+            reject(new LtxError("aborted", "[load] stopped"));
+          });
+          loads.push(() => resolve({ dispose: () => log.push("free") }));
+        }),
+    },
+    offload,
+  );
+  return { log, loads, models };
+}
+
+it("stops loading when nobody waits for the model any more, and loads it again for the next", async () => {
+  const { log, loads, models } = slowly(false);
+  const [one, two] = [new AbortController(), new AbortController()];
+  const uses = [one, two].map(({ signal }) => models.use("a", async () => 1, signal));
+  const ends = Promise.allSettled(uses);
+  await settled();
+  one.abort();
+  await expect(uses[0]).rejects.toMatchObject({ code: "aborted" });
+  expect(log).toEqual(["load"]);
+  two.abort();
+  expect((await ends).map(({ status }) => status)).toEqual(["rejected", "rejected"]);
+  const third = models.use("a", async () => 3);
+  await settled();
+  expect(log).toEqual(["load", "stop", "load"]);
+  loads[1]();
+  expect(await third).toBe(3);
+});
+
+it.each([[false], [true]])("leaves a load at once, also where models take turns (%s)", async (offload) => {
+  const { log, models } = slowly(offload);
+  const stop = new AbortController();
+  const use = models.use("a", async () => {}, stop.signal);
+  await settled();
+  stop.abort();
+  await expect(use).rejects.toMatchObject({ code: "aborted" });
+  expect(log).toEqual(["load", "stop"]);
+});
+
+it("changes models between videos: refused in one, and the next waits for all changes", async () => {
+  const { models } = parts(false);
+  const log: string[] = [];
+  const video = models.video(async () => {
+    await settled();
+    log.push("video");
+  });
+  await expect(models.change(async () => {})).rejects.toMatchObject({ code: "invalid_argument" });
+  await video;
+  const change = (name: string) =>
+    models.change(async () => {
+      await settled();
+      log.push(name);
+    });
+  const first = change("first");
+  const next = models.video(async () => log.push("next"));
+  const failing = models.change(() => Promise.reject(new Error("no")));
+  const second = change("second");
+  const stop = new AbortController();
+  const impatient = models.video(async () => log.push("never"), stop.signal);
+  stop.abort();
+  await expect(impatient).rejects.toMatchObject({ code: "aborted" });
+  await expect(failing).rejects.toThrow("no");
+  await Promise.all([first, second, next]);
+  expect(log).toEqual(["video", "first", "second", "next"]);
 });
 
 it("goes on after a failure, of a model or of its user", async () => {
