@@ -79,6 +79,9 @@ export function conv3d(
   check(!residual || residual.shape.join() === shape.join(), "shape_mismatch", () => {
     return `[conv3d] residual expects [${shape}], got [${residual?.shape}]`;
   });
+  check(!residual || residual.dtype === x.dtype, "dtype_mismatch", () => {
+    return `[conv3d] residual must be ${x.dtype} as the input, got ${residual?.dtype}`;
+  });
   const scalars = [...stride, ...padTime, ...padSpace, replicate ? 1 : 0];
   const y = empty(shape, { dtype: x.dtype, device: x.device });
   launch("conv3d", [x, w, bias, residual, y], scalars);

@@ -11,6 +11,9 @@ export function gatherRows(table: Tensor, index: Tensor): Tensor {
   check(table.dims > 0, "shape_mismatch", () => `[gather_rows] expects a table (V,…), got [${table.shape}]`);
   check(index.dtype === "i32", "dtype_mismatch", () => `[gather_rows] index must be i32, got ${index.dtype}`);
   const [rows, ...rest] = table.shape;
+  check(rows > 0 || index.size === 0, "shape_mismatch", () => {
+    return `[gather_rows] the table [${table.shape}] has no rows for the ${index.size} indices`;
+  });
   const width = rows ? table.size / rows : 0;
   const y = empty([...index.shape, ...rest], { dtype: table.dtype, device: table.device });
   launch("gather_rows", [

@@ -48,8 +48,8 @@ export function normAct(x: Tensor, options: NormOptions): Tensor {
   integer("norm", "groups", groups, 1);
   if (modulation) checkOptions("norm", modulation, ["ada", "shift", "scale"]);
   const ada = modulation?.ada ?? null;
-  const shift = integer("norm", "the row that shifts", modulation?.shift ?? 0, 0);
-  const scale = integer("norm", "the row that scales", modulation?.scale ?? 0, 0);
+  const shift = integer("norm", "the row that shifts", modulation ? modulation.shift : 0, 0);
+  const scale = integer("norm", "the row that scales", modulation ? modulation.scale : 0, 0);
   checkFloats("norm", { x }, { weight, bias, ada });
   check(x.dims > 0, "shape_mismatch", () => `[norm] expects (…,C), got [${x.shape}]`);
   const channels = x.shape[x.dims - 1];

@@ -1,6 +1,7 @@
-import { checkOptions, finite, flag, integer, list, show } from "../arguments.js";
+import { checkOptions, finite, integer, list } from "../arguments.js";
 import { check } from "../errors.js";
 import { checkFloats, checkLists, checkOperands, checkSingles, empty, launch, type Tensor } from "../tensor/index.js";
+import { checkAdam } from "./hyperparameters.js";
 
 /** The L2 norm over all values of a list of tensors: (1) f32. */
 export function globalNorm(tensors: readonly Tensor[]): Tensor {
@@ -46,20 +47,9 @@ export function adamUpdate(state: AdamState, o: AdamStep): void {
   checkOptions("adam", o, STEP);
   const { params, grads, m, v } = state;
   checkLists("adam", { params, grads, m, v });
-  finite("adam", "lr", o.lr, 0);
-  check(
-    Array.isArray(o.betas) && o.betas.length === 2 && [...o.betas].every((b) => b >= 0 && b < 1),
-    "invalid_argument",
-    () => {
-      return `[adam] betas are ${show(o.betas)}, expected two numbers from 0 to below 1`;
-    },
-  );
-  finite("adam", "eps", o.eps, 0);
-  finite("adam", "weightDecay", o.weightDecay, 0);
-  flag("adam", "decoupled", o.decoupled);
+  const { norm = null, maxNorm = 0 } = o;
+  checkAdam({ ...o, maxNorm });
   integer("adam", "step", o.step, 1);
-  finite("adam", "maxNorm", o.maxNorm ?? 0, 0);
-  const { norm = null } = o;
   checkOperands("adam", {}, { norm, params: params[0] });
   checkSingles("adam", { norm });
   check(!norm || norm.size === 1, "shape_mismatch", () => `[adam] norm expects one element, got [${norm?.shape}]`);
@@ -72,7 +62,7 @@ export function adamUpdate(state: AdamState, o: AdamStep): void {
     o.decoupled ? 1 : 0,
     1 - o.betas[0] ** o.step,
     1 - o.betas[1] ** o.step,
-    o.maxNorm ?? 0,
+    maxNorm,
   ];
   launch("adam", [norm, ...params, ...grads, ...m, ...v], scalars);
 }

@@ -34,6 +34,11 @@ function checkStride(op: string, stride: unknown): void {
 const within = (start: number, count: number, size: number): boolean =>
   Number.isSafeInteger(start) && Number.isSafeInteger(count) && start >= 0 && count >= 0 && start + count <= size;
 
+const range = (start: unknown, count: unknown): string =>
+  typeof start === "number" && typeof count === "number"
+    ? `${start}…${start + count}`
+    : `from ${show(start)} on, ${show(count)} of them,`;
+
 /**
  * Moves channels into space and time: x (B,F,H,W,C·prod(stride)) to (B, F·t - drop, H·h, W·w, C·repeat).
  */
@@ -82,7 +87,7 @@ export function sliceLast(x: Tensor, start: number, count: number): Tensor {
   checkFloats("slice", { x });
   const columns = x.shape[x.dims - 1];
   check(within(start, count, columns), "shape_mismatch", () => {
-    return `[slice] columns ${show(start)}…${show(start + count)} of ${columns} (input shape [${x.shape}])`;
+    return `[slice] columns ${range(start, count)} of ${columns} (input shape [${x.shape}])`;
   });
   return move("slice_last", "slice_last_backward", x, [...x.shape.slice(0, -1), count], [start]);
 }
@@ -112,7 +117,7 @@ export function sliceFirst(x: Tensor, start: number, count: number): Tensor {
   checkOperands("slice", { x });
   check(!x.tracked, "invalid_argument", () => "[slice] samples of a tracked tensor can't be taken: detach it first");
   check(within(start, count, x.shape[0]), "shape_mismatch", () => {
-    return `[slice] samples ${show(start)}…${show(start + count)} of ${x.shape[0]}`;
+    return `[slice] samples ${range(start, count)} of ${x.shape[0]}`;
   });
   return alias(x, [count, ...x.shape.slice(1)], x.shape[0] ? start * (x.size / x.shape[0]) : 0);
 }

@@ -1,7 +1,9 @@
+import { checkOptions, list } from "../arguments.js";
 import { check } from "../errors.js";
 import type { Parameter } from "../nn/index.js";
+import { checkAdam } from "../ops/hyperparameters.js";
 import { adamUpdate, globalNorm } from "../ops/index.js";
-import { empty, keep, launch, scope, type Tensor } from "../tensor/index.js";
+import { checkLists, empty, keep, launch, scope, type Tensor } from "../tensor/index.js";
 
 export interface AdamOptions {
   lr: number;
@@ -12,6 +14,13 @@ export interface AdamOptions {
   decoupled?: boolean;
   /** Gradients are clipped to this global L2 norm; 0 for none. */
   maxGradNorm?: number;
+}
+
+const OPTIONS = ["lr", "betas", "eps", "weightDecay", "decoupled", "maxGradNorm"] as const;
+
+function filled(options: AdamOptions) {
+  const { lr, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, decoupled = false, maxGradNorm = 0 } = options;
+  return { lr, betas, eps, weightDecay, decoupled, maxNorm: maxGradNorm };
 }
 
 /** Adam or AdamW over a fixed list of parameters, as torch.optim's; all of it one kernel a step. */
@@ -25,7 +34,12 @@ export class Adam {
     readonly parameters: readonly Parameter[],
     readonly options: AdamOptions,
   ) {
-    check(parameters.length > 0, "invalid_argument", () => "[adam] no parameters to optimize");
+    check(list("adam", "parameters", parameters).length > 0, "invalid_argument", () => {
+      return "[adam] no parameters to optimize";
+    });
+    checkLists("adam", { parameters });
+    checkOptions("adam", options, OPTIONS);
+    checkAdam(filled(options));
     const zeros = (p: Parameter) => {
       const t = empty(p.shape, { device: p.device, group: "optimizer" });
       launch("fill", [t], [0]);
@@ -49,7 +63,6 @@ export class Adam {
    * nothing was changed. When the update throws it was not counted, and the gradients are still there.
    */
   step(lr = this.options.lr, norm = globalNorm(this.gradients())): Tensor {
-    const { betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, decoupled = false, maxGradNorm = 0 } = this.options;
     const active = this.parameters.map((p, i) => ({ p, i })).filter(({ p }) => p.grad !== null);
     const grads = active.map(({ p }) => p.grad as Tensor);
     if (active.length > 0) {
@@ -60,7 +73,7 @@ export class Adam {
           m: active.map(({ i }) => this.m[i]),
           v: active.map(({ i }) => this.v[i]),
         },
-        { lr, betas, eps, weightDecay, decoupled, step: this.steps + 1, norm, maxNorm: maxGradNorm },
+        { ...filled(this.options), lr, step: this.steps + 1, norm },
       );
     }
     this.steps++;

@@ -1,6 +1,7 @@
+import { finite } from "../arguments.js";
 import type { Parameter } from "../nn/index.js";
 import { emaUpdate } from "../ops/index.js";
-import { alias, empty, keep, launch, scope, type Tensor } from "../tensor/index.js";
+import { alias, checkLists, empty, keep, launch, scope, type Tensor } from "../tensor/index.js";
 
 /** An exponential moving average of parameters. */
 export class Ema {
@@ -10,6 +11,8 @@ export class Ema {
     readonly parameters: readonly Parameter[],
     readonly decay: number,
   ) {
+    checkLists("ema", { parameters });
+    finite("ema", "decay", decay, 0, 1);
     const copy = (p: Parameter) => {
       const t = empty(p.shape, { device: p.device, group: "optimizer" });
       launch("cast", [p, t], [1, 0]);
@@ -21,6 +24,7 @@ export class Ema {
 
   /** Moves the averages; early on by min(decay, (1 + k) / (10 + k)) at update k, so that the start is forgotten. */
   update(k: number): void {
+    finite("ema", "k", k, 0);
     emaUpdate(this.averages, this.parameters, Math.min(this.decay, (1 + k) / (10 + k)));
   }
 

@@ -2,9 +2,11 @@
  * Reverse-mode differentiation. An op records a {@link Node} when one of its inputs is tracked; the node owns what its
  * backward pass needs and frees it as soon as that pass is over, or when nothing can reach it any more.
  */
+import { callable, checkOptions, list } from "../arguments.js";
 import { check, LtxError } from "../errors.js";
+import { checkOperands } from "./operands.js";
 import { keep, ownedByScope, scope } from "./scope.js";
-import { alias, empty, launch, type Tensor, withMemoryGroup } from "./tensor.js";
+import { alias, checkTensor, empty, launch, type Tensor, withMemoryGroup } from "./tensor.js";
 
 /**
  * Gradients for a node's inputs, in order; null where none flows. `needs[i]` says whether input i wants one. `into[i]`,
@@ -40,7 +42,10 @@ function setRecording<T>(on: boolean, body: () => T): T {
 export const nextOrder = (): number => sequence;
 
 /** Runs `body` without recording. */
-export const noGrad = <T>(body: () => T): T => setRecording(false, body);
+export function noGrad<T>(body: () => T): T {
+  callable("no_grad", "body", body);
+  return setRecording(false, body);
+}
 
 /** @internal Runs `body` with recording on, whatever surrounds it. */
 export const withGrad = <T>(body: () => T): T => setRecording(true, body);
@@ -163,11 +168,15 @@ interface Pass {
 }
 
 function checkRoot(op: string, root: Tensor, gradient: Tensor | undefined): void {
+  checkOperands(op, { root }, { gradient });
   check(root.tracked, "invalid_argument", () => `[${op}] nothing behind ${root} requires a gradient`);
   check(gradient ? gradient.size === root.size : root.size === 1, "shape_mismatch", () => {
     return gradient
       ? `[${op}] gradient [${gradient.shape}] does not fit root [${root.shape}]`
       : `[${op}] root has shape [${root.shape}]: give a gradient, or reduce it to one element`;
+  });
+  check(!gradient || gradient.dtype === root.dtype, "dtype_mismatch", () => {
+    return `[${op}] the gradient is ${gradient?.dtype}, the root ${root.dtype}: cast it`;
   });
 }
 
@@ -202,9 +211,11 @@ export function backward(root: Tensor, gradient?: Tensor): void {
  * @throws {LtxError} `invalid_argument` when an input or the root is not tracked, or the graph was freed by `backward`.
  */
 export function gradients(root: Tensor, inputs: readonly Tensor[], options: { gradient?: Tensor } = {}): Tensor[] {
+  checkOptions("gradients", options, ["gradient"]);
   const { gradient } = options;
   checkRoot("gradients", root, gradient);
-  for (const input of inputs) {
+  for (const input of list("gradients", "inputs", inputs)) {
+    checkTensor("gradients", "an input", input);
     check(input.tracked, "invalid_argument", () => {
       return `[gradients] ${input} has no gradient: it requires none, was made without recording, or its graph was freed`;
     });

@@ -1,5 +1,7 @@
+import { callable, list } from "../arguments.js";
 import { check } from "../errors.js";
 import { Node, nextOrder, propagate, reachable, record, wantsGrad, withGrad } from "./autograd.js";
+import { checkOperands } from "./operands.js";
 import { scope } from "./scope.js";
 import { alias, type Tensor, withMemoryGroup } from "./tensor.js";
 
@@ -20,7 +22,11 @@ export function checkpoint<const T extends Inputs>(
   inputs: T,
   parameters: readonly Tensor[] = [],
 ): Tensor {
+  callable("checkpoint", "body", body);
+  list<unknown>("checkpoint", "inputs", inputs);
+  list("checkpoint", "parameters", parameters);
   const named = [...inputs, ...parameters];
+  checkOperands("checkpoint", {}, Object.fromEntries(named.map((tensor, i) => [`tensor ${i}`, tensor])));
   if (!wantsGrad(...named)) return body(...inputs);
   // Recorded, and dropped at once: ops may round otherwise where nothing is recorded.
   const y = scope(() => {

@@ -1,4 +1,5 @@
-import { LtxError } from "../errors.js";
+import { callable, show } from "../arguments.js";
+import { check, LtxError } from "../errors.js";
 import type { Tensor } from "./tensor.js";
 
 let current: Set<Tensor> | null = null;
@@ -15,6 +16,7 @@ export function ownedByScope(tensor: Tensor): boolean {
 
 /** Keeps a tensor that was made in the innermost scope alive past its end. */
 export function keep<T extends Tensor>(tensor: T): T {
+  check(isTensor(tensor), "invalid_argument", () => `[keep] expects a tensor, got ${show(tensor)}`);
   current?.delete(tensor);
   return tensor;
 }
@@ -25,6 +27,7 @@ export function keep<T extends Tensor>(tensor: T): T {
  * `body` must be synchronous: work is only queued, so nothing in it needs to wait.
  */
 export function scope<T>(body: () => T): T {
+  callable("scope", "body", body);
   const outer = current;
   const mine = new Set<Tensor>();
   current = mine;
@@ -59,8 +62,8 @@ function visitTensors(value: unknown, visit: (tensor: Tensor) => void): void {
 }
 
 // The class itself can't be imported here: tensor.ts imports this file.
-function isTensor(value: object): value is Tensor {
-  return "handle" in value && "dispose" in value;
+function isTensor(value: unknown): value is Tensor {
+  return typeof value === "object" && value !== null && "handle" in value && "dispose" in value;
 }
 
 function isPlain(value: object): boolean {
