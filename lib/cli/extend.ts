@@ -4,7 +4,7 @@ import { readAnimation } from "../formats/read-animation.js";
 import { extendVideo, TextToVideo, Video } from "../pipelines/index.js";
 import { interruptible } from "./interrupt.js";
 import { collect, type DrawFlags, drawOptions, RESAMPLE, whole } from "./options.js";
-import { pictureFolder, sampleSteps, standardOutput, writePictures } from "./output.js";
+import { type Output, pictureFolder, sampleSteps, showNotice, standardOutput, writePictures } from "./output.js";
 
 interface ExtendFlags extends DrawFlags {
   source?: string;
@@ -19,7 +19,10 @@ interface ExtendFlags extends DrawFlags {
 export function extendCommand(): Command {
   const command = new Command("extend").description("continue clips: the last frames become the first of a new clip");
   return drawOptions(command, "seed of the noise and of the held-out clips")
-    .option("--source <path>", "video to continue: GIF, WebP, .npy or a folder of images; held-out clips unless given")
+    .option(
+      "--source <path>",
+      "video to continue: a video, an image, a folder of images or a .npy array; held-out clips unless given",
+    )
     .option("--overlap <n>", "frames that a new clip shares with the one before it (default: at least 4)", whole(1))
     .option("--resample <n>", RESAMPLE, whole(1))
     .option("--rounds <n>", "new clips, one behind the other", whole(1), 1)
@@ -37,7 +40,8 @@ function runExtend(flags: ExtendFlags): Promise<number> {
     await pictureFolder("extend", flags.out);
     const pipeline = await TextToVideo.load(flags.checkpoint, { ...flags, signal });
     try {
-      const source = flags.source === undefined ? await heldOut(pipeline, flags) : await readSource(pipeline, flags);
+      const source =
+        flags.source === undefined ? await heldOut(pipeline, flags) : await readSource(pipeline, flags, output, signal);
       const { overlap, rounds, resample, steps, guidance, seed } = flags;
       const onStep = sampleSteps(output);
       const video = await extendVideo(pipeline, source, {
@@ -70,9 +74,15 @@ async function heldOut({ config }: TextToVideo, flags: ExtendFlags): Promise<Vid
 }
 
 /** The source once for each prompt or sample: their noise differs. */
-async function readSource({ config }: TextToVideo, flags: ExtendFlags): Promise<Video> {
+async function readSource(
+  { config }: TextToVideo,
+  flags: ExtendFlags,
+  output: Output,
+  signal: AbortSignal,
+): Promise<Video> {
   const { height, width, channels } = config.sampling;
-  const { data, frames } = await readAnimation(flags.source as string, { height, width, channels });
+  const options = { height, width, channels, signal, onNotice: (message: string) => showNotice(output, message) };
+  const { data, frames } = await readAnimation(flags.source as string, options);
   const given = flags.prompt ?? [""];
   const prompts = Array.from({ length: flags.numSamples ?? given.length }, (_, i) => given[i % given.length]);
   const clips = prompts.map(() => data);

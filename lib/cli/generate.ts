@@ -3,7 +3,7 @@ import { generateRelease, type ReleaseRequest } from "../pipelines/index.js";
 import { DEFAULTS } from "../pipelines/release/request.js";
 import { interruptible } from "./interrupt.js";
 import { collect, number, weightedLora, whole } from "./options.js";
-import { showProgress, standardOutput } from "./output.js";
+import { showNotice, showProgress, standardOutput } from "./output.js";
 import { numbers, offloaded, overridesOf, type ReleaseFlags, releaseOptions } from "./release-options.js";
 
 interface GenerateFlags extends ReleaseFlags, Omit<ReleaseRequest, "height" | "width" | "numFrames" | "format"> {
@@ -49,8 +49,7 @@ function runGenerate(flags: GenerateFlags): Promise<number> {
         offload: offloaded(flags),
         loras: await Promise.all(lora.map(weightedLora)),
         signal,
-        onNotice: (message) =>
-          output.json ? output.out(JSON.stringify({ type: "notice", message })) : output.err(message),
+        onNotice: (message) => showNotice(output, message),
         onStep: ({ pass, step, steps }) =>
           showProgress(
             output,

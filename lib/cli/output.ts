@@ -70,6 +70,12 @@ export async function writePictures(
   tell("prompts", name.path(".txt"));
 }
 
+/** Tells what a user should know. */
+export function showNotice(output: Output, message: string): void {
+  if (output.json) output.out(JSON.stringify({ type: "notice", message }));
+  else output.err(message);
+}
+
 /** Reports how far `what` has come: an event, or a line that a terminal overwrites. */
 export function showProgress(output: Output, event: object, what: string, done: number, total: number): void {
   if (output.json) output.out(JSON.stringify(event));

@@ -3,7 +3,7 @@
 import { extname } from "node:path";
 import { check } from "../errors.js";
 import { save } from "./images.js";
-import { loadSharp, MONO, MONO_ADVANCE, SANS } from "./text.js";
+import { loadSharpWithFonts, MONO, MONO_ADVANCE, SANS } from "./text.js";
 
 export interface Series {
   readonly name: string;
@@ -40,7 +40,7 @@ export async function saveLossCurve(
     () => `[chart] a chart is written as PNG; give ${path} the extension .png`,
   );
   const svg = await drawLossCurve(series, options);
-  const sharp = await loadSharp();
+  const sharp = await loadSharpWithFonts();
   await save(path, await sharp(Buffer.from(svg), { limitInputPixels: false }).png().toBuffer());
 }
 

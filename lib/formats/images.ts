@@ -3,8 +3,9 @@
 import { extname } from "node:path";
 import { check } from "../errors.js";
 import { writeAll, writeFileAtomic } from "./atomic-file.js";
-import { gifWithComment, xmpWithDescription } from "./comment.js";
+import { gifWithComment, webpWithPlainExif, xmpWithDescription } from "./comment.js";
 import { loadSharp, type Sharp } from "./text.js";
+import { Turns } from "./turns.js";
 
 /** Pixels of a still image: uint8 (height, width, channels), grey or RGB. */
 export interface Picture {
@@ -67,7 +68,7 @@ export async function saveAnimation(path: string, video: Animation, options: Ani
       `[save] ${video.width}x${video.height} pixels at scale ${scale} are too many for ${type}, ` +
       `whose sides end at ${MAX_SIDE[type]}`,
   );
-  const { data, height, width, channels, frames } = enlarge(video, scale);
+  const { data, height, width, channels, frames } = await enlarge(video, scale);
 
   const sharp = await loadSharp();
   const raw = { width, height: height * frames, channels: channels as 1 | 3, pageHeight: height };
@@ -85,7 +86,8 @@ export async function saveAnimation(path: string, video: Animation, options: Ani
         })
       : image.webp({ delay, loop: 0, quality, lossless: quality === 100 });
   const bytes = await encoded.toBuffer();
-  await save(path, type === ".gif" && comment !== undefined ? gifWithComment(bytes, comment) : bytes);
+  if (comment === undefined) return save(path, bytes);
+  await save(path, type === ".gif" ? gifWithComment(bytes, comment) : webpWithPlainExif(bytes));
 }
 
 /**
@@ -103,7 +105,7 @@ export async function savePng(
     () => `[save] a still image is written as PNG; give ${path} the extension .png`,
   );
   checkPixels(picture, 1);
-  const { data, height, width, channels } = enlarge({ ...picture, frames: 1 }, scale);
+  const { data, height, width, channels } = await enlarge({ ...picture, frames: 1 }, scale);
   const sharp = await loadSharp();
   const raw = { width, height, channels: channels as 1 | 3 };
   const image = describe(sharp(data, { raw, limitInputPixels: false }), comment);
@@ -128,7 +130,7 @@ export async function save(path: string, bytes: Uint8Array): Promise<void> {
  * Every pixel as a square of `scale` by `scale` pixels.
  * @throws LtxError `invalid_argument` when `scale` is no positive whole number
  */
-export function enlarge(video: Animation, scale: number): Animation {
+export async function enlarge(video: Animation, scale: number): Promise<Animation> {
   check(
     Number.isInteger(scale) && scale >= 1,
     "invalid_argument",
@@ -138,6 +140,7 @@ export function enlarge(video: Animation, scale: number): Animation {
   const { data, frames, height, width, channels } = video;
   const rowBytes = width * scale * channels;
   const out = new Uint8Array(frames * height * scale * rowBytes);
+  const turns = new Turns("[save] enlarging frames");
   for (let row = 0; row < frames * height; row++) {
     const start = row * scale * rowBytes;
     for (let x = 0; x < width * scale; x++) {
@@ -145,6 +148,7 @@ export function enlarge(video: Animation, scale: number): Animation {
       for (let c = 0; c < channels; c++) out[start + x * channels + c] = data[from + c];
     }
     for (let copy = 1; copy < scale; copy++) out.copyWithin(start + copy * rowBytes, start, start + rowBytes);
+    if (turns.due) await turns.next();
   }
   return { data: out, frames, height: height * scale, width: width * scale, channels };
 }

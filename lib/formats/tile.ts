@@ -3,7 +3,8 @@
 import { extname } from "node:path";
 import { check } from "../errors.js";
 import { type Animation, type AnimationOptions, checkPixels, enlarge, saveAnimation, savePng } from "./images.js";
-import { escapeXml, loadSharp, MONO, MONO_ADVANCE, wrapText } from "./text.js";
+import { escapeXml, loadSharpWithFonts, MONO, MONO_ADVANCE, wrapText } from "./text.js";
+import { Turns } from "./turns.js";
 
 export interface TileOptions {
   /** Tiles in a row; default the nearest to a square. */
@@ -54,7 +55,8 @@ export async function tileVideos(videos: readonly Animation[], options: TileOpti
     () => `[tile] background must look like "#ffffff", got ${JSON.stringify(background)}`,
   );
 
-  const tiles = videos.map((video) => enlarge(video, scale));
+  const tiles: Animation[] = [];
+  for (const video of videos) tiles.push(await enlarge(video, scale));
   const { frames, height, width } = tiles[0];
   const longest = Math.max(0, ...labels.map((label) => [...label].length));
   const lineLength = Math.max(Math.floor(width / CHARACTER_WIDTH), Math.min(longest, MIN_COLUMNS));
@@ -81,10 +83,14 @@ export async function tileVideos(videos: readonly Animation[], options: TileOpti
     texts.map((lines, i) => ({ lines, left: corner(i).left, top: corner(i).top + height })),
   );
   const data = new Uint8Array(frames * still.length);
+  const turns = new Turns("[tile] laying out frames");
   for (let frame = 0; frame < frames; frame++) {
     const page = data.subarray(frame * still.length, (frame + 1) * still.length);
     page.set(still);
-    for (const [i, tile] of tiles.entries()) paste(page, sheet.width, tile, frame, corner(i));
+    for (const [i, tile] of tiles.entries()) {
+      paste(page, sheet.width, tile, frame, corner(i));
+      if (turns.due) await turns.next();
+    }
   }
   return { data, frames, ...sheet, channels: 3 };
 }
@@ -142,7 +148,7 @@ async function drawSheet(
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}">` +
     `<rect width="100%" height="100%" fill="${background}"/>` +
     `<g font-family="${MONO}" font-size="${FONT_SIZE}" fill="${color}" xml:space="preserve">${lines.join("")}</g></svg>`;
-  const sharp = await loadSharp();
+  const sharp = await loadSharpWithFonts();
   return sharp(Buffer.from(svg), { limitInputPixels: false }).removeAlpha().toColourspace("srgb").raw().toBuffer();
 }
 

@@ -71,7 +71,7 @@ export class Video {
     const names = labels === false ? undefined : (labels ?? own);
     const picture =
       tiles.length === 1 && !names
-        ? enlarge(tiles[0], scale)
+        ? await enlarge(tiles[0], scale)
         : await tileVideos(tiles, { columns, scale, ...(names ? { labels: [...names] } : {}) });
     const { fps = this.fps, comment } = animation;
     if (asVideo) await writeVideo(path, picture, { fps: fps ?? 10, crf, comment, signal });

@@ -57,7 +57,7 @@ describe("saveAnimation", () => {
 
   it("enlarges without blur", async () => {
     await saveAnimation(at("big.gif"), grey, { scale: 3 });
-    expect(await read(at("big.gif"), 1)).toEqual(enlarge(grey, 3).data);
+    expect(await read(at("big.gif"), 1)).toEqual((await enlarge(grey, 3)).data);
   });
 
   it.each<[string, Animation, object, string]>([
@@ -101,7 +101,7 @@ describe("savePng", () => {
     await savePng(at(name), picture);
     expect(await read(at(name), channels)).toEqual(new Uint8Array(picture.data));
     await savePng(at(name), picture, { scale: 2 });
-    expect(await read(at(name), channels)).toEqual(enlarge({ ...picture, frames: 1 }, 2).data);
+    expect(await read(at(name), channels)).toEqual((await enlarge({ ...picture, frames: 1 }, 2)).data);
   });
 
   it("refuses other extensions", async () => {
@@ -110,9 +110,9 @@ describe("savePng", () => {
 });
 
 describe("enlarge", () => {
-  it("repeats each pixel along both sides", () => {
+  it("repeats each pixel along both sides", async () => {
     const video = { data: Uint8Array.of(1, 2, 3, 4), frames: 2, height: 1, width: 2, channels: 1 };
-    expect(enlarge(video, 2)).toEqual({
+    expect(await enlarge(video, 2)).toEqual({
       data: Uint8Array.of(1, 1, 2, 2, 1, 1, 2, 2, 3, 3, 4, 4, 3, 3, 4, 4),
       frames: 2,
       height: 2,

@@ -21,6 +21,10 @@ export interface FfmpegRun {
   extra?: Uint8Array;
   /** Takes what it writes to standard output. */
   onOutput?: (chunk: Buffer) => void;
+  /** Takes what it writes to `pipe:4`. */
+  onSide?: (chunk: Buffer) => void;
+  /** Letters of its standard error that are kept, the last ones; 4000 unless given. */
+  keep?: number;
   signal?: AbortSignal;
   /** The code of the error when it fails; `file_format` unless given. */
   failure?: ErrorCode;
@@ -28,21 +32,22 @@ export interface FfmpegRun {
 
 /**
  * Runs ffmpeg until it ends.
+ * @returns the end of what it wrote to standard error
  * @throws LtxError `unavailable` when there is none, `failure` with its last words when it fails, `io` when something
  *   ends it from outside, `aborted`
  */
-export async function ffmpeg(args: readonly string[], run: FfmpegRun): Promise<void> {
-  const { what, instead, input, extra, onOutput = () => {}, signal, failure = "file_format" } = run;
+export async function ffmpeg(args: readonly string[], run: FfmpegRun): Promise<string> {
+  const { what, instead, input, extra, onOutput = () => {}, onSide, signal, failure = "file_format" } = run;
   if (signal?.aborted) throw aborted(what);
   const program = process.env.LTX_FFMPEG || "ffmpeg";
   const child = spawn(program, ["-v", "error", "-nostdin", "-y", ...args], {
-    stdio: ["pipe", "pipe", "pipe", ...(extra ? ["pipe" as const] : [])],
+    stdio: ["pipe", "pipe", "pipe", extra ? "pipe" : "ignore", onSide ? "pipe" : "ignore"],
   }) as ChildProcessWithoutNullStreams;
   const kill = () => child.kill("SIGKILL");
   signal?.addEventListener("abort", kill, { once: true });
   let complaint = "";
   child.stderr.on("data", (chunk: Buffer) => {
-    complaint = (complaint + chunk).slice(-MAX_COMPLAINT);
+    complaint = (complaint + chunk).slice(-(run.keep ?? MAX_COMPLAINT));
   });
   const ended = new Promise<number | NodeJS.Signals>((resolve, reject) => {
     child.on("error", reject);
@@ -52,13 +57,16 @@ export async function ffmpeg(args: readonly string[], run: FfmpegRun): Promise<v
     // All at once: whoever fails first, the others end with the process.
     const feeding = [feed(child.stdin, input ?? [])];
     if (extra) feeding.push(feed(child.stdio[3] as unknown as Writable, [extra]));
-    const [end] = await Promise.all([ended, drain(child.stdout, onOutput), ...feeding]);
+    const draining = [drain(child.stdout, onOutput)];
+    if (onSide) draining.push(drain(child.stdio[4] as unknown as Readable, onSide));
+    const [end] = await Promise.all([ended, ...draining, ...feeding]);
     if (signal?.aborted) throw aborted(what);
     if (typeof end === "string") {
       const perhaps = end === "SIGKILL" ? ", perhaps by the system for lack of memory" : "";
       throw new LtxError("io", `[ffmpeg] ${what} failed: ffmpeg was ended by the signal ${end}${perhaps}`);
     }
     if (end !== 0) throw new LtxError(failure, `[ffmpeg] ${what} failed: ${lastWords(complaint, end)}`);
+    return complaint.trim();
   } catch (cause) {
     kill();
     if (cause instanceof LtxError) throw cause;

@@ -1,6 +1,7 @@
 /** A stream of binary PPM images, as ffmpeg writes it: each says its own size, so that nobody need ask before. */
 import { check } from "../../errors.js";
 import type { Animation } from "../images.js";
+import { room } from "./room.js";
 
 /** What makes ffmpeg write it, whatever it reads. */
 export const PPM = ["-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm"];
@@ -8,18 +9,35 @@ export const PPM = ["-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm"];
 const HEADER = /^P6\s+(\d+)\s+(\d+)\s+255\s/;
 /** Longer than any header that ffmpeg writes. */
 const HEADER_BYTES = 64;
+/** Frames that there is room for at first where nobody knows how many there are. */
+const FIRST_FRAMES = 32;
 
 export class PpmFrames {
-  /** Whole frames so far, RGB. */
-  readonly done: Uint8Array[] = [];
+  /** Whole frames so far. */
+  count = 0;
   private size = { height: 0, width: 0 };
   private head = Buffer.alloc(0);
-  private current: Uint8Array | null = null;
-  private filled = 0;
+  /** All frames behind one another, with room for more: memory that nothing was written to costs nothing. */
+  private data = new Uint8Array(0);
+  /** Bytes of the frame that is being filled; null between frames. */
+  private filled: number | null = null;
 
-  /** Takes the next bytes of the stream. @throws LtxError `file_format` unless they are frames of one size */
+  /**
+   * @param name of what is read, in messages
+   * @param expected about as many frames
+   */
+  constructor(
+    private readonly name = "the video",
+    private readonly expected = FIRST_FRAMES,
+  ) {}
+
+  /** Takes the next bytes of the stream. @throws LtxError `file_format` unless they are frames of one size, `out_of_memory` */
   push(chunk: Buffer): void {
-    for (let rest = chunk; rest.length > 0; ) rest = this.current ? this.fill(this.current, rest) : this.begin(rest);
+    for (let rest = chunk; rest.length > 0; ) rest = this.filled === null ? this.begin(rest) : this.fill(rest);
+  }
+
+  private get frameBytes(): number {
+    return this.size.height * this.size.width * 3;
   }
 
   private begin(chunk: Buffer): Buffer {
@@ -27,38 +45,49 @@ export class PpmFrames {
     this.head = Buffer.concat([this.head, chunk.subarray(0, HEADER_BYTES)]);
     const found = HEADER.exec(this.head.toString("latin1"));
     if (!found) {
-      check(this.head.length < HEADER_BYTES, "file_format", () => "[media] ffmpeg's frames are not in PPM");
+      check(this.head.length < HEADER_BYTES, "file_format", () => "[media] ffmpeg's frames are not in PPM of 8 bits");
       return chunk.subarray(HEADER_BYTES);
     }
     const [header, width, height] = [found[0], Number(found[1]), Number(found[2])];
-    const same = this.done.length === 0 || (this.size.height === height && this.size.width === width);
+    const same = this.count === 0 || (this.size.height === height && this.size.width === width);
     check(same, "file_format", () => {
-      return `[media] the video changes its size, from ${this.size.width}x${this.size.height} to ${width}x${height}`;
+      return `[media] ${this.name} changes its size, from ${this.size.width}x${this.size.height} to ${width}x${height}`;
     });
     this.size = { height, width };
-    this.current = new Uint8Array(height * width * 3);
+    this.grow();
     this.filled = 0;
     this.head = Buffer.alloc(0);
     return chunk.subarray(header.length - before);
   }
 
-  private fill(frame: Uint8Array, chunk: Buffer): Buffer {
-    const part = chunk.subarray(0, frame.length - this.filled);
-    frame.set(part, this.filled);
-    this.filled += part.length;
-    if (this.filled === frame.length) {
-      this.done.push(frame);
-      this.current = null;
+  /** Makes room for one more frame. */
+  private grow(): void {
+    const { count, frameBytes, expected } = this;
+    if ((count + 1) * frameBytes <= this.data.length) return;
+    const frames = count === 0 ? Math.max(1, expected) : 2 * count;
+    const what = `${frames} frames of ${this.name} (${this.size.width}x${this.size.height})`;
+    const more = room(Uint8Array, frames * frameBytes, what, "read fewer (maxFrames), or make it shorter or smaller");
+    more.set(this.data.subarray(0, count * frameBytes));
+    this.data = more;
+  }
+
+  private fill(chunk: Buffer): Buffer {
+    const { frameBytes } = this;
+    const filled = this.filled ?? 0;
+    const part = chunk.subarray(0, frameBytes - filled);
+    this.data.set(part, this.count * frameBytes + filled);
+    this.filled = filled + part.length;
+    if (this.filled === frameBytes) {
+      this.count++;
+      this.filled = null;
     }
     return chunk.subarray(part.length);
   }
 
-  /** All frames in one array; they are let go here. */
+  /** All whole frames. */
   animation(): Animation {
     const { height, width } = this.size;
-    const data = new Uint8Array(this.done.length * height * width * 3);
-    const frames = this.done.length;
-    for (const [i, frame] of this.done.splice(0).entries()) data.set(frame, i * frame.length);
-    return { data, frames, height, width, channels: 3 };
+    const data = this.data.subarray(0, this.count * this.frameBytes);
+    return { data, frames: this.count, height, width, channels: 3 };
   }
 }

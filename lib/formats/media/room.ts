@@ -8,10 +8,19 @@ interface Kind<Data> {
 }
 
 /**
- * An array of so many zeros.
- * @param what names its content: `the 900 frames of a.mp4`
+ * @param what names what takes so many bytes: `the 900 frames of a.mp4`
  * @param remedy what would make it smaller
  * @throws LtxError `out_of_memory` where the memory that is left can't hold it
+ */
+export function checkRoom(bytes: number, what: string, remedy: string): void {
+  // Linux hands out more than there is, and ends the process when it is used.
+  const left = process.availableMemory?.() ?? freemem();
+  if (!(bytes <= left)) throw tooMuch(bytes, what, `${gib(left)} are left`, remedy);
+}
+
+/**
+ * An array of so many zeros, if {@link checkRoom} allows it.
+ * @throws LtxError `out_of_memory`
  */
 export function room<Data extends Uint8Array | Float32Array>(
   kind: Kind<Data>,
@@ -20,18 +29,17 @@ export function room<Data extends Uint8Array | Float32Array>(
   remedy: string,
 ): Data {
   const bytes = length * kind.BYTES_PER_ELEMENT;
-  const refuse = (limit: string, cause?: unknown) => {
-    const message = `[media] ${what} would take ${gib(bytes)} of memory, ${limit}: ${remedy}`;
-    return new LtxError("out_of_memory", message, { cause });
-  };
-  // Linux hands out more than there is, and ends the process when it is used.
-  const left = process.availableMemory?.() ?? freemem();
-  if (!(bytes <= left)) throw refuse(`${gib(left)} are left`);
+  checkRoom(bytes, what, remedy);
   try {
     return new kind(length);
   } catch (cause) {
-    throw refuse("more than one array can hold", cause);
+    throw tooMuch(bytes, what, "more than one array can hold", remedy, cause);
   }
+}
+
+function tooMuch(bytes: number, what: string, limit: string, remedy: string, cause?: unknown): LtxError {
+  const message = `[media] ${what} would take ${gib(bytes)} of memory, ${limit}: ${remedy}`;
+  return new LtxError("out_of_memory", message, { cause });
 }
 
 const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;

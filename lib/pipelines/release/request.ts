@@ -4,7 +4,7 @@ import { check, LtxError } from "../../errors.js";
 import { firstFrames, type PixelClip } from "../../formats/media/clip.js";
 import { hasX264 } from "../../formats/media/encoders.js";
 import { prepareMedia } from "../../formats/media/prepare.js";
-import { readMedia } from "../../formats/media/read-video.js";
+import { readMedia } from "../../formats/media/read.js";
 import { conditioningFrames, type PaddedSize, paddedSize } from "../../formats/media/sizes.js";
 import { usualEncoder, VIDEO_OUTPUTS, videoEncoder } from "../../formats/media/write-video.js";
 
@@ -162,7 +162,7 @@ export async function readRequestMedia(request: CheckedRequest, signal?: AbortSi
   for (const [i, path] of paths.entries()) {
     const startFrame = request.conditioningStartFrames?.[i] ?? 0;
     const room = padded.frames - startFrame;
-    const media = await readMedia(path, { maxFrames: room, signal });
+    const media = await readMedia(path, { maxFrames: room, signal, onNotice: options.onNotice });
     const frames = conditioningFrames(startFrame, media.frames, padded.frames);
     check(frames === 1 || startFrame % 8 === 0, "invalid_argument", () => {
       const nearest = [Math.floor(startFrame / 8) * 8, Math.ceil(startFrame / 8) * 8];
@@ -177,7 +177,7 @@ export async function readRequestMedia(request: CheckedRequest, signal?: AbortSi
     if (frames < media.frames) notices.push(`of ${path} the first ${frames} frames are used: it takes 8k+1 that fit`);
   }
   if (inputMediaPath === undefined) return { conditioning, notices };
-  const media = await readMedia(inputMediaPath, { maxFrames: padded.frames, signal });
+  const media = await readMedia(inputMediaPath, { maxFrames: padded.frames, signal, onNotice: options.onNotice });
   check(media.frames === padded.frames, "invalid_argument", () => {
     const most = conditioningFrames(0, media.frames, media.frames);
     return (
