@@ -173,7 +173,7 @@ export const ppm: Target = {
         reader.push(stream.subarray(at, end));
         at = end;
       }
-      if (reader.done.length > 0) check(reader.animation());
+      if (reader.count > 0) check(reader.animation());
     };
   },
 };
