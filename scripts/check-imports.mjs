@@ -16,12 +16,12 @@ const layers = [
   ["ops"],
   ["tensor"],
   ["native.ts"],
-  ["arguments.ts", "errors.ts", "suggest.ts", "version.ts"],
+  ["arguments.ts", "errors.ts", "file-kind.ts", "suggest.ts", "version.ts"],
 ];
 const height = new Map(layers.flatMap((names, index) => names.map((name) => [name, layers.length - index])));
 
 /** Layers that may import less than their height would allow. */
-const only = new Map([["config", ["config", "errors.ts", "suggest.ts"]]]);
+const only = new Map([["config", ["config", "errors.ts", "file-kind.ts", "suggest.ts"]]]);
 
 /** What loads the addon, which only native.ts may do. */
 const loadsAddon = (specifier) => /^(node-gyp-build|bindings)$|\.node$/.test(specifier);

@@ -2,8 +2,10 @@ import { readFile, stat } from "node:fs/promises";
 import { LineCounter, parseDocument } from "yaml";
 import type { z } from "zod";
 import { LtxError } from "../errors.js";
+import { type FileKind, kindOfFile } from "../file-kind.js";
 import { type PipelineConfig, pipelineFile } from "./official/pipeline.js";
 import { formatPath, type Problem, problemsOf, unknownKey } from "./problems.js";
+import { indentFlow, pyYamlTags } from "./pyyaml.js";
 import { type SamplingSchemeConfig, samplingSchemeFile } from "./sampling-scheme.js";
 import {
   flowFile,
@@ -36,6 +38,10 @@ async function readText(path: string): Promise<string> {
     const info = await stat(path);
     if (info.isDirectory()) throw fault(path, "is a folder, expected a YAML file");
     if (!info.isFile()) throw fault(path, "is not a regular file");
+    const kind = await kindOfFile(path);
+    // A text, or JSON, is left to the parser, which knows the line, unless it stands for something else.
+    const readable = kind?.type === "json" || (kind?.type === "text" && !kind.remedy);
+    if (kind && !readable) throw fault(path, notYaml(kind));
     if (info.size > MAX_FILE_BYTES) {
       throw fault(path, `has ${info.size} bytes, a configuration may have ${MAX_FILE_BYTES}`);
     }
@@ -52,6 +58,8 @@ async function readText(path: string): Promise<string> {
     throw fault(path, "is not UTF-8 text", cause);
   }
 }
+
+const notYaml = ({ what, remedy }: FileKind) => `is ${what}, expected a YAML file${remedy ? `: ${remedy}` : ""}`;
 
 /**
  * The configuration in `text`; `fileName` only stands in the messages.
@@ -126,11 +134,16 @@ function resolve(value: Record<string, unknown>, problems: Problem[]): RunConfig
 type LineOf = (path: readonly PropertyKey[]) => number | undefined;
 
 function readYaml(text: string, fileName: string): { value: Record<string, unknown>; lineOf: LineOf } {
-  const lines = new LineCounter();
+  let lines = new LineCounter();
   let value: unknown;
   let document: ReturnType<typeof parseDocument>;
   try {
-    document = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true, logLevel: "error" });
+    document = parseYaml(text, lines);
+    if (document.errors.some(({ code }) => code === "BAD_INDENT")) {
+      const again = new LineCounter();
+      const indented = parseYaml(indentFlow(text), again);
+      if (indented.errors.length === 0) [document, lines] = [indented, again];
+    }
     // A tag that YAML does not know leaves a warning and a value of another type than its writer meant.
     const faults = [...document.errors, ...document.warnings];
     if (faults.length > 0) {
@@ -150,6 +163,16 @@ function readYaml(text: string, fileName: string): { value: Record<string, unkno
   }
   return { value: value as Record<string, unknown>, lineOf: (path) => lineAt(document, lines, path) };
 }
+
+const parseYaml = (text: string, lineCounter: LineCounter) =>
+  parseDocument(text, {
+    lineCounter,
+    prettyErrors: false,
+    uniqueKeys: true,
+    logLevel: "error",
+    merge: true,
+    customTags: pyYamlTags,
+  });
 
 const describe = (value: unknown) =>
   value === null ? "nothing" : Array.isArray(value) ? "a list" : `a ${typeof value}`;

@@ -83,6 +83,8 @@ function expectation(issue: Issue, value: unknown): string {
   if (issue.code !== "invalid_type") return issue.message;
   // NaN and infinity are numbers to their writer.
   if (issue.expected === "number" && typeof value === "number") return "a finite number";
+  if (issue.expected === "string" && (typeof value === "number" || typeof value === "boolean"))
+    return "a text (in quotes)";
   return TYPE_NAMES[issue.expected] ?? issue.expected;
 }
 

@@ -13,7 +13,8 @@ function baseShape({ learning_rate, betas }: TrainingDefaults) {
     dataset: z.literal("video/moving_mnist").default("video/moving_mnist"),
     batch_size: count.default(8),
     gradient_accumulation_steps: count.default(1),
-    mixed_precision: z.enum(["no", "bf16"]).default("no"),
+    // Without quotes YAML 1.1 takes no for false.
+    mixed_precision: z.preprocess((value) => (value === false ? "no" : value), z.enum(["no", "bf16"]).default("no")),
     gradient_checkpointing: z.boolean().default(false),
     // torch.compile has no counterpart; the reference's files may still ask for it.
     compile: z.boolean().optional(),

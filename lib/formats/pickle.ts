@@ -279,7 +279,7 @@ class Machine {
 
   private fail(reason: string): never {
     const { name } = this.options;
-    throw new LtxError("file_format", `[pickle] ${name}: ${reason}; the file is damaged or no PyTorch checkpoint`);
+    throw new LtxError("file_format", `[pickle] ${name}: ${reason}; the file is damaged or not a PyTorch checkpoint`);
   }
 
   /** Moves past `length` bytes; @returns where they begin */

@@ -9,6 +9,7 @@ import {
   PytorchPickle,
   type PytorchStorage,
   type PytorchTensor,
+  show,
   storageBytes,
 } from "./pytorch-pickle.js";
 import { openRandomAccess, type RandomAccess } from "./random-access.js";
@@ -64,12 +65,18 @@ export async function readPytorch(path: string): Promise<PytorchFile> {
 }
 
 const damaged = (path: string, reason: string) =>
-  new LtxError("file_format", `[pt] ${path}: ${reason}; the file is damaged or no PyTorch checkpoint`);
+  new LtxError("file_format", `[pt] ${path}: ${reason}; the file is damaged or not a PyTorch checkpoint`);
 
 async function zipped(archive: ZipArchive): Promise<PytorchFile> {
   const { path, entries } = archive;
   const pickles = [...entries.keys()].filter((name) => /^[^/]+\/data\.pkl$/.test(name));
-  if (pickles.length !== 1) throw damaged(path, `it holds ${pickles.length} data.pkl`);
+  if (pickles.length === 0) {
+    throw new LtxError(
+      "file_format",
+      `[pt] ${path} is ${archiveKind([...entries.keys()])}, expected a PyTorch checkpoint: found 0 data.pkl in it`,
+    );
+  }
+  if (pickles.length > 1) throw damaged(path, `it holds ${pickles.length} data.pkl`);
   const folder = pickles[0].slice(0, -"data.pkl".length);
   if (entries.has(`${folder}constants.pkl`)) {
     throw new LtxError(
@@ -106,6 +113,18 @@ async function zipped(archive: ZipArchive): Promise<PytorchFile> {
   }
   const read: ReadStorage = (storage, offset, length) => archive.read(places.get(storage) as ZipEntry, offset, length);
   return reader(path, root, read, archive.close);
+}
+
+/** What a zip archive is that holds these files, none of which is a checkpoint's. */
+function archiveKind(names: readonly string[]): string {
+  const has = (pattern: RegExp) => names.some((name) => pattern.test(name));
+  if (names.length === 0) return "an empty zip archive";
+  if (has(/^\[Content_Types\]\.xml$/)) return "an Office document";
+  if (has(/(^|\/)model\.weights\.h5$/)) return "a Keras model";
+  if (has(/(^|\/)data\/weights\b|\.mlmodel$/)) return "a Core ML model";
+  if (names.every((name) => name.endsWith(".npy"))) return "a NumPy archive (.npz)";
+  if (has(/\.(safetensors|pt|pth|ckpt|bin|gguf)$/)) return "a zip archive with weights in it (unpack it first)";
+  return `a zip archive of other files (${names.slice(0, 3).map(show).join(", ")})`;
 }
 
 async function legacy(file: RandomAccess): Promise<PytorchFile> {

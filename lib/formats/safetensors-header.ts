@@ -31,7 +31,10 @@ type Fail = (reason: string) => never;
 
 function failing(name: string): Fail {
   return (reason) => {
-    throw new LtxError("file_format", `[safetensors] ${name}: ${reason}; the file is damaged or no safetensors file`);
+    throw new LtxError(
+      "file_format",
+      `[safetensors] ${name}: ${reason}; the file is damaged or not a safetensors file`,
+    );
   };
 }
 
@@ -48,7 +51,7 @@ export function headerLength(bytes: Uint8Array, fileSize: number, name = "buffer
   const length = new DataView(bytes.buffer, bytes.byteOffset, LENGTH_BYTES).getBigUint64(0, true);
   if (length > MAX_HEADER_BYTES) fail(`header length ${length} is over the limit of ${MAX_HEADER_BYTES} bytes`);
   if (LENGTH_BYTES + Number(length) > fileSize)
-    fail(`header length ${length} reaches past the ${fileSize} bytes there are`);
+    fail(`header length ${length} reaches past the ${fileSize} bytes there are, as in a download that is not complete`);
   return Number(length);
 }
 
@@ -89,8 +92,12 @@ export function parseSafetensorsHeader(
     tensors.set(key, { dtype, shape, offset: dataStart + begin, byteLength: end - begin });
     covered = end;
   }
-  if (covered !== fileSize - dataStart) {
-    fail(`the tensors cover ${covered} bytes of data, the file has ${fileSize - dataStart}`);
+  const data = fileSize - dataStart;
+  if (covered !== data) {
+    const found = `the tensors cover ${covered} bytes of data, the file has ${data}`;
+    if (covered < data) fail(found);
+    const remedy = "the file is damaged or not complete: download or copy it again";
+    throw new LtxError("file_format", `[safetensors] ${name}: ${found}; ${remedy}`);
   }
   return { metadata, tensors };
 }

@@ -1,5 +1,6 @@
 /** Files of named tensors, whatever their format. */
-import { check } from "../errors.js";
+import { check, LtxError } from "../errors.js";
+import { fileKind, KIND_BYTES, mistaken } from "../file-kind.js";
 import { toFloat32 } from "./dtypes.js";
 import { readPytorch } from "./pytorch.js";
 import { openRandomAccess } from "./random-access.js";
@@ -31,30 +32,24 @@ export interface TensorFile {
   close(): Promise<void>;
 }
 
-/**
- * Whether a file with these first bytes is one of PyTorch's: a zip archive's signature, or a pickle of protocol 2 to 5.
- * A safetensors file may by chance have a header of a length that looks so, but its ninth byte is always "{".
- */
-function isPytorch(start: Uint8Array): boolean {
-  const zip = Buffer.from(start.subarray(0, 4)).toString("latin1") === "PK\x03\x04";
-  const pickle = start[0] === 0x80 && start[1] >= 2 && start[1] <= 5;
-  return (zip || pickle) && start[8] !== 0x7b;
-}
-
-/** How the text begins that Git leaves in place of a large file; as a safetensors header's length it would be absurd. */
-const LFS_POINTER = "version h";
+const EXPECTED = "weights: a safetensors file or a PyTorch checkpoint";
 
 /**
  * Opens a safetensors file or a state dict that PyTorch saved (see {@link stateDictOf}), told apart by their contents.
- * @throws LtxError `checkpoint`, `file_format`, `io`
+ * @throws LtxError `checkpoint`, `file_format` naming what the file is when it is something else, `io`
  */
 export async function openTensorFile(path: string): Promise<TensorFile> {
   const file = await openRandomAccess(path, "checkpoint");
-  const start = await file.read(0, Math.min(9, file.size)).finally(file.close);
-  check(Buffer.from(start).toString("latin1") !== LFS_POINTER, "file_format", () => {
-    return `[checkpoint] ${path} is a pointer of Git LFS, not the file itself: fetch that with "git lfs pull"`;
-  });
-  return isPytorch(start) ? openStateDict(path) : readSafetensors(path);
+  const start = await file.read(0, Math.min(KIND_BYTES, file.size)).finally(file.close);
+  const kind = fileKind(start, path);
+  if (kind?.type === "safetensors") return readSafetensors(path);
+  if (kind?.type === "zip" || kind?.type === "pickle") return openStateDict(path);
+  const bytes = Buffer.from(start.subarray(0, 9)).toString("hex").replace(/..\B/g, "$& ");
+  const found = kind ?? {
+    what: `a file that begins with ${bytes}`,
+    remedy: "it is damaged or of a kind that is not known",
+  };
+  throw new LtxError("file_format", `[checkpoint] ${mistaken(path, { type: "other", ...found }, EXPECTED)}`);
 }
 
 async function openStateDict(path: string): Promise<TensorFile> {

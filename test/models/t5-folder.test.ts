@@ -189,4 +189,32 @@ describe("findT5Folder", () => {
     });
     expect(await findT5Folder({ version, path }, { env, fallback: true })).toContain("bbb");
   });
+
+  it("takes a version that is a folder's path, as from_pretrained does", async () => {
+    const own = await write();
+    expect(await findT5Folder({ version: own }, { env: none })).toBe(own);
+    await expect(findT5Folder({ version: "./not-there" }, { env: none })).rejects.toMatchObject({
+      code: "unavailable",
+      message: expect.stringContaining("(looked for ./not-there)"),
+    });
+  });
+
+  it("says that a single file is not a text encoder's folder", async () => {
+    const whole = join(await write(), "model.safetensors");
+    const gguf = join(folder, "t5-Q4_K_M.gguf");
+    writeFileSync(gguf, "GGUF\x03\0\0\0");
+    const expected: [string, string][] = [
+      [whole, "is a safetensors file, expected a folder"],
+      [gguf, "is a GGUF file (quantized weights)"],
+    ];
+    for (const [path, message] of expected) {
+      for (const open of [
+        () => T5Folder.open(path),
+        () => findT5Folder({ version, path }, { env: none }),
+        () => findT5Folder({ version: path }, { env: none }),
+      ]) {
+        await expect(open()).rejects.toMatchObject({ code: "checkpoint", message: expect.stringContaining(message) });
+      }
+    }
+  });
 });

@@ -2,8 +2,9 @@
 import { readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { check, LtxError } from "../../errors.js";
+import { newerModel, otherModel } from "../known-models.js";
 import { unscaled } from "../scaled-weights.js";
-import { openIndex, openShards } from "../sharded.js";
+import { isIndexName, openIndex, openShards } from "../sharded.js";
 import { openTensorFile, type TensorFile } from "../tensor-file.js";
 import { joined, renamed } from "../tensor-view.js";
 import { DIFFUSERS_CLASSES, officialTransformerConfig } from "./diffusers.js";
@@ -91,13 +92,13 @@ export async function openOfficial(path: string): Promise<OfficialModels> {
     throw new LtxError("checkpoint", `[official] ${path} does not exist`, { cause });
   });
   if (!info.isDirectory()) {
-    return fromFile(path, path.endsWith(".index.json") ? await openIndex(path) : await openTensorFile(path));
+    return fromFile(path, isIndexName(path) ? await openIndex(path) : await openTensorFile(path));
   }
   const names = await readdir(path);
   const parts = Object.entries(DIFFUSERS_FOLDERS).filter(([, folder]) => names.includes(folder));
   if (names.includes("model_index.json") || parts.length > 0) return openDiffusers(path, names);
   if (names.includes("config.json")) return openModuleFolder(path);
-  const index = names.filter((name) => name.endsWith(".safetensors.index.json"));
+  const index = names.filter((name) => name.includes(".safetensors.") && isIndexName(name));
   if (index.length === 1) return fromFile(path, await openIndex(join(path, index[0])));
   const files = names.filter((name) => name.endsWith(".safetensors"));
   check(index.length === 0 && files.length === 1, "checkpoint", () => {
@@ -166,6 +167,8 @@ function modulesIn(
   check(!names.some(isAdapterName), "checkpoint", () => {
     return `[official] ${path} is a LoRA, not a model: give the model's checkpoint, and this file as one of its LoRAs`;
   });
+  const newer = newerModel(file);
+  check(!newer, "checkpoint", () => `[official] ${path} is ${newer}`);
   const layout = file.metadata.format === "ltx-native" ? "ltx-native" : "official";
   const groups = new Map<ModuleKind, Map<string, string>>();
   for (const [kind, prefix] of Object.entries(PREFIXES[layout]) as [ModuleKind, string][]) {
@@ -180,6 +183,8 @@ function modulesIn(
   if (groups.size > 0) return { layout, groups };
   const kind = kindOfNames(names);
   check(kind, "checkpoint", () => {
+    const other = otherModel(file);
+    if (other) return `[official] ${path} is ${other}`;
     const some = names.slice(0, 3).map((name) => `"${name}", `);
     return `[official] ${path} holds none of the official models: expected names that begin with model.diffusion_model. or vae., or those of a single model, found ${some.join("") || "none, "}...`;
   });
@@ -247,7 +252,9 @@ function configSections(config: Json | null, kinds: readonly ModuleKind[], path:
       ...(allowed_inference_steps == null ? {} : { allowed_inference_steps }),
     };
   }
-  const kind = CLASS_KINDS[String(config._class_name)] ?? (kinds.length === 1 ? kinds[0] : undefined);
+  const named = String(config._class_name);
+  const kind =
+    (Object.hasOwn(CLASS_KINDS, named) ? CLASS_KINDS[named] : undefined) ?? (kinds.length === 1 ? kinds[0] : undefined);
   return kind ? { [kind]: config } : {};
 }
 

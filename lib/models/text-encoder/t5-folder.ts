@@ -1,11 +1,12 @@
 /** T5 models as folders of the Hugging Face hub: where they are found, and how their parts are read. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { basename, isAbsolute, join } from "node:path";
 import { check, LtxError } from "../../errors.js";
+import { kindOfFile } from "../../file-kind.js";
 import { hubFolder, hubSnapshots } from "../../formats/hub-cache.js";
 import { type LoadProgressOptions, loadWeights } from "../../formats/load-weights.js";
-import { isFolder } from "../../formats/paths.js";
+import { isFile, isFolder } from "../../formats/paths.js";
 import { unscaled } from "../../formats/scaled-weights.js";
 import { openShards } from "../../formats/sharded.js";
 import type { TensorFile } from "../../formats/tensor-file.js";
@@ -31,18 +32,43 @@ export async function findT5Folder(
   const { fallback = false, env = process.env } = options;
   const places = path === undefined ? [] : [path];
   if (path === undefined || fallback) {
-    const own = env.LTX_TEXT_ENCODERS;
-    if (own) places.push(join(own, version), join(own, basename(version)));
-    const found = await hubSnapshots(version, env);
-    places.push(...(found.length > 0 ? found : [hubFolder(version, env)]));
+    // As in from_pretrained, a folder of that name comes before the hub's model.
+    places.push(version);
+    if (!isPath(version)) {
+      const own = env.LTX_TEXT_ENCODERS;
+      if (own) places.push(join(own, version), join(own, basename(version)));
+      const found = await hubSnapshots(version, env);
+      places.push(...(found.length > 0 ? found : [hubFolder(version, env)]));
+    }
   }
-  for (const place of places) if (await isFolder(place)) return place;
+  for (const place of places) {
+    if (await isFolder(place)) return place;
+    if (place === path || isPath(place)) await refuseFile(place);
+  }
   const where = path === undefined ? "put" : "correct the path, or put";
   throw new LtxError(
     "unavailable",
     `[t5] text encoder ${version} was not found (looked for ${places.join(", ")}). Nothing is downloaded: ${where} ` +
       `${WANTED_FILES} into a folder and name it by --text-encoder or params.path, or put it as ${version} into the ` +
       "folder that LTX_TEXT_ENCODERS names",
+  );
+}
+
+/** A name of the hub has neither a beginning of these nor an extension of weights. */
+const isPath = (name: string): boolean => isAbsolute(name) || /^\.\.?\/|\.(safetensors|gguf|bin|pt)$/.test(name);
+
+/**
+ * A single file in the place of a text encoder's folder, as ComfyUI has it (`t5xxl_fp16.safetensors`).
+ * @throws LtxError `checkpoint` when `path` is a file
+ */
+export async function refuseFile(path: string): Promise<void> {
+  if (!(await isFile(path))) return;
+  const { what = "a file" } = (await kindOfFile(path)) ?? {};
+  throw new LtxError(
+    "checkpoint",
+    `[t5] ${path} is ${what}, expected a folder: a single file lacks the configuration and the tokenizer. Put it as ` +
+      "model.safetensors into a folder with the config.json and the tokenizer.json or spiece.model of the same T5, and " +
+      "give that folder",
   );
 }
 
@@ -64,6 +90,7 @@ export class T5Folder {
    * @throws LtxError `checkpoint`, `file_format`, `unavailable`
    */
   static async open(path: string): Promise<T5Folder> {
+    await refuseFile(path);
     const inside = async (name: string) => ((await isFolder(join(path, name))) ? join(path, name) : path);
     const weights = await inside("text_encoder");
     const config = await readConfig(join(weights, "config.json"));

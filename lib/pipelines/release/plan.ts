@@ -11,6 +11,7 @@ import { paddedSize } from "../../formats/media/sizes.js";
 import { openOfficial } from "../../formats/official/open.js";
 import type { TensorFile } from "../../formats/tensor-file.js";
 import type { T5EncoderConfig } from "../../models/text-encoder/index.js";
+import { refuseFile } from "../../models/text-encoder/t5-folder.js";
 import { decoderConfig } from "../../models/video-vae/coders.js";
 import { DECODE_BUDGET, planDecode, type TilePlan } from "../../models/video-vae/tile-plan.js";
 import { precisionDtypes } from "../../nn/precision.js";
@@ -225,6 +226,7 @@ async function readModels({ checkpoint, spatialUpscaler }: ReleaseFiles): Promis
 /** The sizes of the text encoder; whether its files are whole is looked at when it is opened. */
 async function readTextConfig(folder: string): Promise<T5EncoderConfig> {
   const { parseT5Config } = await import("../../models/text-encoder/t5-config.js");
+  await refuseFile(folder);
   const paths = [join(folder, "text_encoder", "config.json"), join(folder, "config.json")];
   for (const path of paths) {
     const text = await readFile(path, "utf8").catch(() => null);
