@@ -3,8 +3,8 @@
  * on a device, and then makes the calls of those tests again in other orders of threads, under AddressSanitizer with
  * UBSan, under ThreadSanitizer, and with bugs planted, each of which must be found. See CONTRIBUTING.md.
  */
-import { readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { mkdirSync, readFileSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { build, type Flavour } from "./test-emulator/build.js";
 import { declaredKernels } from "./test-emulator/kernels.js";
@@ -24,6 +24,7 @@ const trace = join(root, "build/emulator/trace.bin");
 const parts: Record<Part, (rest: string[]) => string[]> = {
   tests(rest) {
     const library = build(root, "plain", "ltx_emulator");
+    mkdirSync(dirname(trace), { recursive: true });
     rmSync(trace, { force: true });
     return tests(root, library, trace, rest);
   },

@@ -3,10 +3,12 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <set>
+#include <stdexcept>
 #include <utility>
 
 #include "../table.h"
@@ -17,11 +19,11 @@ namespace {
 constexpr int kExamples = 4;
 constexpr size_t kSmall = size_t{32} << 10, kLargest = size_t{4} << 20;  // bytes of a call
 
-// The calls of a device come one at a time, from its worker thread.
+// The calls of a device come one at a time, from its worker thread. Never destroyed: a process may exit while it works.
 std::FILE* file = nullptr;
-std::map<uint64_t, int> examples;
-std::set<uint64_t> launched;
-std::set<std::string> names;
+auto& examples = *new std::map<uint64_t, int>;
+auto& launched = *new std::set<uint64_t>;
+auto& names = *new std::set<std::string>;
 
 size_t bytes_of(const LtxTensor& tensor) {
   size_t count = 1;
@@ -46,6 +48,7 @@ int trace(int op, const LtxCall* raw) {
     const size_t bytes = bytes_of(tensor);
     call.parameter.push_back(tensor.cache != nullptr);
     tensor.cache = nullptr;
+    tensor.host = nullptr;
     if (bytes) {
       const auto* data = static_cast<const char*>(tensor.data);
       size_t number = 0;
@@ -115,7 +118,8 @@ bool tracing() {
     std::fclose(earlier);
   }
   file = std::fopen(path, "ab");
-  return file != nullptr;
+  if (!file) throw std::runtime_error("LTX_EMULATOR_TRACE: " + std::string(path) + ": " + std::strerror(errno));
+  return true;
 }
 
 const LtxKernel* traced_kernels() { return table(std::make_integer_sequence<int, LTX_OP_COUNT>{}); }

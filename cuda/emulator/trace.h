@@ -13,7 +13,7 @@
 
 namespace ltx::cuda {
 
-// Whether this process writes a trace.
+// Whether this process writes a trace. Throws std::runtime_error when its file can't be written.
 bool tracing();
 // The kernels of the table, each of which notes its calls.
 const LtxKernel* traced_kernels();
