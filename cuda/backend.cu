@@ -80,9 +80,16 @@ void defer_errors(CudaContext& context, Body&& body) {
   }
 }
 
-void copy_in(void* context, void* device, const void* host, size_t bytes) {
+int copy_in(void* context, void* device, const void* host, size_t bytes, char* error, size_t error_size) {
   CudaContext& c = own(context);
-  defer_errors(c, [&] { c.staging.send(c.stream, static_cast<char*>(device), static_cast<const char*>(host), bytes); });
+  try {
+    enter(c);
+    c.staging.send(c.stream, static_cast<char*>(device), static_cast<const char*>(host), bytes);
+    return 0;
+  } catch (const std::exception& failure) {
+    std::snprintf(error, error_size, "%s", failure.what());
+    return LTX_FAILED;
+  }
 }
 
 void copy_out(void* context, void* host, const void* device, size_t bytes, LtxDone done, void* argument) {
@@ -215,10 +222,7 @@ CudaContext* open(int index, char* reason, size_t size) {
     check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
     context->memory = free;
     check(cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking), "cudaStreamCreate");
-    context->fault = static_cast<uint32_t*>(device_allocate(*context, sizeof *context->fault));
-    if (!context->fault) throw std::runtime_error("out of memory");
-    check(cudaMemset(context->fault, 0, sizeof *context->fault), "cudaMemset");
-    context->reader = new Reader(index, context->fault);
+    context->reader = new Reader(index);
   } catch (const std::exception& error) {
     std::snprintf(reason, size, "GPU %d: %s", index, error.what());
     return nullptr;

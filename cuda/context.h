@@ -4,9 +4,14 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <vector>
 
 namespace ltx::cuda {
+
+struct OutOfMemory : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 struct Buffer {
   void* data = nullptr;
@@ -20,9 +25,6 @@ struct Context {
   std::vector<Buffer> outgrown;
   // Goes up whenever a scratch buffer moves: recordings made before hold its old address.
   uint64_t scratch_generation = 0;
-  // On the device: what a kernel finds wrong with its operands' values, 0 for nothing, else 1 + the op. The next read
-  // of anything reports it (fault_message) and clears it.
-  uint32_t* fault = nullptr;
 };
 
 // --- device

@@ -1,4 +1,7 @@
 // Rows of a table: looked up, and gradients brought back to them.
+#include <stdexcept>
+#include <string>
+
 #include "map.cuh"
 
 namespace ltx::cuda {
@@ -51,16 +54,15 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    check_indices(const int32_t* index, int64_t count, int64_t rows, uint32_t* fault, uint32_t op) {
-  for (int64_t i = strided_begin(); i < count; i += strided_step()) {
-    if (index[i] < 0 || index[i] >= rows) *fault = 1 + op;
+// On the host, before anything is launched: what a kernel found would be known too late to tell whose failure it is.
+void check(Operand index, int64_t rows) {
+  const auto* known = static_cast<const int32_t*>(index.tensor->host);
+  if (!known && index.size()) throw std::runtime_error("the index was not written as a whole");
+  for (int64_t i = 0; i < index.size(); ++i) {
+    if (known[i] >= 0 && known[i] < rows) continue;
+    throw std::runtime_error("index " + std::to_string(known[i]) + " at position " + std::to_string(i) +
+                             " is outside the table's " + std::to_string(rows) + " rows");
   }
-}
-
-void check(const Call& call, Operand index, int64_t rows, uint32_t op) {
-  LTX_LAUNCH(call, check_indices, grid_for(index.size()), kThreads, 0, index.data<const int32_t>(), index.size(), rows,
-             context(call).fault, op);
 }
 
 template <class T, int N, int kRows>
@@ -75,13 +77,13 @@ void launch_scatter(const Call& call, Operand dy, Operand index, Operand table) 
 }  // namespace
 
 void gather_rows(const Call& call) {
-  check(call, call[1], call[0].rows(), LTX_OP_gather_rows);
+  check(call[1], call[0].rows());
   map_to(call, call[2], Same{}, Gathered{call[0], call[1]});
 }
 
 void scatter_rows(const Call& call) {
   const Operand dy = call[0], index = call[1], table = call[2];
-  check(call, index, table.rows(), LTX_OP_scatter_rows);
+  check(index, table.rows());
   if (!table.size()) return;
   dispatch(dy, [&](auto tag) {
     using T = decltype(tag);

@@ -5,18 +5,15 @@
 
 #include "launch.cuh"
 #include "reader.h"
-#include "table.h"
 
 namespace ltx::cuda {
 
 namespace {
-// Where the fault stands behind the bytes, and what a job takes in all.
-size_t fault_offset(size_t bytes) { return (bytes + 3) / 4 * 4; }
-size_t pinned_size(size_t bytes) { return std::bit_ceil(std::max<size_t>(fault_offset(bytes) + 4, 4096)); }
+size_t pinned_size(size_t bytes) { return std::bit_ceil(std::max<size_t>(bytes, 4096)); }
 }  // namespace
 
 // Detached: it waits for jobs until the process ends.
-Reader::Reader(int device, uint32_t* fault) : device_(device), fault_(fault) {
+Reader::Reader(int device) : device_(device) {
   std::thread([this] { work(); }).detach();
 }
 
@@ -39,9 +36,6 @@ void Reader::read(cudaStream_t stream, void* host, const void* device, size_t by
     check(cudaEventCreateWithFlags(&job.arrived, cudaEventDisableTiming | cudaEventBlockingSync), "event");
   }
   if (bytes) check(cudaMemcpyAsync(job.pinned, device, bytes, cudaMemcpyDeviceToHost, stream), "copy from the device");
-  check(cudaMemcpyAsync(job.pinned + fault_offset(bytes), fault_, sizeof *fault_, cudaMemcpyDeviceToHost, stream),
-        "copy from the device");
-  check(cudaMemsetAsync(fault_, 0, sizeof *fault_, stream), "cudaMemsetAsync");
   check(cudaEventRecord(job.arrived, stream), "event");
   {
     std::lock_guard lock(mutex_);
@@ -74,16 +68,12 @@ void Reader::work() {
     jobs_.pop_front();
     lock.unlock();
     const cudaError_t status = cudaEventSynchronize(job.arrived);
-    uint32_t fault = 0;
-    if (status == cudaSuccess) {
-      std::memcpy(&fault, job.pinned + fault_offset(job.bytes), sizeof fault);
-      if (job.bytes) std::memcpy(job.host, job.pinned, job.bytes);
-    }
+    if (status == cudaSuccess && job.bytes) std::memcpy(job.host, job.pinned, job.bytes);
     lock.lock();
     events_.push_back(job.arrived);
     pinned_.emplace(pinned_size(job.bytes), job.pinned);
     lock.unlock();
-    job.done(job.argument, status != cudaSuccess ? cudaGetErrorString(status) : fault ? fault_message(fault) : nullptr);
+    job.done(job.argument, status != cudaSuccess ? cudaGetErrorString(status) : nullptr);
     lock.lock();
   }
 }

@@ -15,8 +15,7 @@ namespace ltx::cuda {
 
 class Reader {
  public:
-  // fault: Context's.
-  Reader(int device, uint32_t* fault);
+  explicit Reader(int device);
   // Throws when the copy can't be queued; then done is not called.
   void read(cudaStream_t stream, void* host, const void* device, size_t bytes, LtxDone done, void* argument);
 
@@ -24,7 +23,7 @@ class Reader {
   struct Job {
     cudaEvent_t arrived;
     void* host;
-    char* pinned;  // the bytes, and behind them the fault
+    char* pinned;
     size_t bytes;
     LtxDone done;
     void* argument;
@@ -35,7 +34,6 @@ class Reader {
   char* take_pinned(size_t bytes);
 
   int device_;
-  uint32_t* fault_;
   std::mutex mutex_;
   std::condition_variable ready_;
   std::deque<Job> jobs_;

@@ -11,7 +11,7 @@ void* scratch(Context& context, int slot, size_t bytes) {
     // What grows once grows again; the first time it is exact, so that sanitizers see its end.
     const size_t wanted = buffer.data ? bytes + bytes / 4 : bytes;
     void* data = device_allocate(context, wanted);
-    if (!data) throw std::runtime_error("out of memory: " + std::to_string(wanted) + " bytes of scratch space");
+    if (!data) throw OutOfMemory("out of memory: " + std::to_string(wanted) + " bytes of scratch space");
     if (buffer.data) context.outgrown.push_back(buffer);
     buffer = {data, wanted};
     ++context.scratch_generation;

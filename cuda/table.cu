@@ -1,4 +1,5 @@
 #include <cstdio>
+#include <new>
 
 #include "common.cuh"
 #include "table.h"
@@ -15,12 +16,18 @@ int guarded(const LtxCall* raw) {
     enter(context(call));
     kBody(call);
     return 0;
+  } catch (const std::bad_alloc&) {
+    std::snprintf(raw->error, raw->error_size, "out of memory on the host");
+    return LTX_OUT_OF_MEMORY;
+  } catch (const OutOfMemory& error) {
+    std::snprintf(raw->error, raw->error_size, "%s", error.what());
+    return LTX_OUT_OF_MEMORY;
   } catch (const std::exception& error) {
     std::snprintf(raw->error, raw->error_size, "%s", error.what());
   } catch (...) {
     std::snprintf(raw->error, raw->error_size, "unknown failure");
   }
-  return 1;
+  return LTX_FAILED;
 }
 
 }  // namespace
@@ -30,16 +37,5 @@ const LtxKernel kKernels[LTX_OP_COUNT] = {
 #include "../native/runtime/ops.def"
 #undef LTX_OP
 };
-
-const char* fault_message(uint32_t fault) {
-  switch (fault) {
-    case 1 + LTX_OP_gather_rows:
-      return "[gather_rows] an index is outside the table";
-    case 1 + LTX_OP_scatter_rows:
-      return "[scatter_rows] an index is outside the table";
-    default:
-      return "a kernel reported a fault";
-  }
-}
 
 }  // namespace ltx::cuda

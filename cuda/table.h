@@ -5,6 +5,4 @@
 
 namespace ltx::cuda {
 extern const LtxKernel kKernels[LTX_OP_COUNT];
-// What a fault that is not 0 says.
-const char* fault_message(uint32_t fault);
 }  // namespace ltx::cuda

@@ -4,6 +4,7 @@
  */
 import { readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
+import { isMainThread } from "node:worker_threads";
 import { type ErrorCode, LtxError } from "./errors.js";
 
 /** The order is that of LtxDtype in native/runtime/backend.h. */
@@ -73,7 +74,9 @@ interface Addon {
   load(id: number, file: number, offset: number, dtype: number, outer: number, a: number, b: number): void;
   run(op: number, tensors: number, scalars: number): void;
   read(id: number): Promise<ArrayBuffer>;
+  ready(id: number): Promise<void>;
   synchronize(device: number): Promise<void>;
+  stop(): void;
   beginStep(device: number): boolean;
   endStep(device: number): void;
   stepReport(device: number): StepReport;
@@ -103,6 +106,9 @@ function loadAddon(): { addon: Addon; folder: string } {
 }
 
 const { addon, folder } = loadAddon();
+
+// `process.exit` and errors that nobody caught tear down what kernels use without an end of this environment.
+if (isMainThread) process.prependListener("exit", () => addon.stop());
 
 const ids = new Int32Array(65536);
 const scalars = new Float64Array(256);
@@ -181,6 +187,15 @@ export function run(op: string, tensors: readonly number[], values: readonly num
 export async function read(id: number): Promise<ArrayBuffer> {
   try {
     return await addon.read(id);
+  } catch (error) {
+    throw wrap(error);
+  }
+}
+
+/** Resolves when it has been made. */
+export async function ready(id: number): Promise<void> {
+  try {
+    await addon.ready(id);
   } catch (error) {
     throw wrap(error);
   }

@@ -25,8 +25,6 @@ struct Recording {
 };
 
 struct EmulatorContext : Context {
-  uint32_t fault_word = 0;
-  EmulatorContext() { fault = &fault_word; }
   std::unique_ptr<Recording> recording;
 };
 
@@ -34,9 +32,11 @@ EmulatorContext& emulated(void* context) { return *static_cast<EmulatorContext*>
 
 void* allocate(void* context, size_t bytes) { return device_allocate(emulated(context), bytes); }
 void release(void* context, void* block, size_t) { device_free(emulated(context), block); }
-void copy_in(void*, void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
-void copy_out(void* context, void* host, const void* device, size_t bytes, LtxDone done, void* argument) {
-  if (const uint32_t fault = std::exchange(*emulated(context).fault, 0)) return done(argument, fault_message(fault));
+int copy_in(void*, void* device, const void* host, size_t bytes, char*, size_t) {
+  std::memcpy(device, host, bytes);
+  return 0;
+}
+void copy_out(void*, void* host, const void* device, size_t bytes, LtxDone done, void* argument) {
   if (bytes) std::memcpy(host, device, bytes);
   done(argument, nullptr);
 }
@@ -121,13 +121,20 @@ extern "C" __attribute__((visibility("default"))) const LtxBackend* ltx_backend(
     std::snprintf(reason, reason_size, "there is one emulator, 0; %d was asked for", device);
     return nullptr;
   }
-  static EmulatorContext context;
+  bool traced = false;
+  try {
+    traced = tracing();
+  } catch (const std::exception& error) {
+    std::snprintf(reason, reason_size, "%s", error.what());
+    return nullptr;
+  }
+  static auto& context = *new EmulatorContext;  // never destroyed: a process may exit while its worker works
   static const LtxBackend backend = {
       .version = LTX_BACKEND_VERSION,
       .op_count = LTX_OP_COUNT,
       .name = "emulator",
       .context = &context,
-      .kernels = tracing() ? traced_kernels() : kKernels,
+      .kernels = traced ? traced_kernels() : kKernels,
       .allocate = allocate,
       .release = release,
       .copy_in = copy_in,

@@ -39,6 +39,7 @@ std::string repeat(const LtxBackend& backend, TracedCall& call) {
   for (size_t i = 0; i < call.tensors.size(); ++i) {
     LtxTensor& tensor = call.tensors[i];
     if (tensor.data) tensor.data = blocks[reinterpret_cast<uintptr_t>(tensor.data) - 1].get();
+    if (tensor.dtype == LTX_I32) tensor.host = tensor.data;  // the emulator's memory is the host's
     if (call.parameter[i]) tensor.cache = &caches[i];
   }
   char error[512] = "";

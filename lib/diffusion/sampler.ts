@@ -120,7 +120,7 @@ export async function* eulerSteps(options: SamplerOptions): AsyncGenerator<Sampl
         state?.dispose();
         state = keep(next);
         const done = k * times + again + 1;
-        if (done % syncEvery === 0 || done === steps * times) await start.device.synchronize();
+        if (done % syncEvery === 0 || done === steps * times) await state.ready();
       }
       const latents = state as Tensor;
       if (k + 1 === steps) state = null;

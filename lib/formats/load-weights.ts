@@ -2,7 +2,7 @@
 import { stopIfAborted } from "../errors.js";
 import * as native from "../native.js";
 import { Counter, checkState, fromCheckpoint, type Module, Parameter, type StateEntry } from "../nn/index.js";
-import type { Device } from "../tensor/index.js";
+import type { Tensor } from "../tensor/index.js";
 import type { FilePlace, TensorEntry, TensorFile } from "./tensor-file.js";
 
 export interface LoadProgressOptions {
@@ -52,11 +52,11 @@ export async function loadWeights(module: Module, file: TensorFile, options: Loa
       else if (!maps.load(item, entry, file.locate?.(name))) await read(item, file, name);
       queued += entry.byteLength;
       if (queued < SYNC_BYTES) continue;
-      await maps.device?.synchronize();
+      await maps.ready();
       [done, queued] = [done + queued, 0];
       onProgress(done, total);
     }
-    await maps.device?.synchronize();
+    await maps.ready();
     if (queued > 0) onProgress(total, total);
   } finally {
     maps.close();
@@ -83,14 +83,13 @@ async function read(item: Exclude<StateEntry, Counter>, file: TensorFile, name: 
   const values = await file.readF32(name);
   item.write(item instanceof Parameter ? fromCheckpoint(item, values) : values);
   // The copy is queued with the values that it is made from: they go before the next ones come.
-  await item.device.synchronize();
+  await item.ready();
 }
 
 /** The files that tensors are loaded from, mapped once each. */
 class FileMaps {
   private readonly maps = new Map<string, number | null>();
-  /** Of what was queued. */
-  device: Device | null = null;
+  private queued: Tensor[] = [];
 
   /** Queues the conversion of a tensor; false when its bytes can't be mapped. */
   load(item: Exclude<StateEntry, Counter>, { dtype }: TensorEntry, place: FilePlace | undefined): boolean {
@@ -103,8 +102,15 @@ class FileMaps {
     }
     if (map === null) return false;
     native.loadMapped(item.handle, map, place.offset, type, checkpointAxes(item));
-    this.device = item.device;
+    this.queued.push(item);
     return true;
+  }
+
+  /** Waits for all that was queued. */
+  async ready(): Promise<void> {
+    const queued = this.queued;
+    this.queued = [];
+    await Promise.all(queued.map((item) => item.ready()));
   }
 
   /** What is queued keeps its file mapped. */

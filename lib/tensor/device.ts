@@ -18,7 +18,11 @@ export class Device {
     /** @internal */ readonly handle: number,
   ) {}
 
-  /** Resolves when all that was queued so far has run; rejects with the first failure among it. */
+  /**
+   * Resolves when all that was queued so far has run. Rejects with the first failure among it that no await has been
+   * rejected with, whoever queued it: where several users share the device, await what is yours ({@link Tensor.ready},
+   * {@link Tensor.read}), which fails only if something that it depends on did.
+   */
   synchronize(): Promise<void> {
     return native.synchronize(this.handle);
   }

@@ -143,7 +143,19 @@ export class Tensor {
     this.grad?.dispose();
   }
 
-  /** The values as f32, i32 or u8 (bf16 is widened to f32), once all that was queued before has run. */
+  /**
+   * Resolves when the values have been made, without reading them.
+   * @throws {LtxError} as {@link read}
+   */
+  ready(): Promise<void> {
+    return native.ready(this.handle);
+  }
+
+  /**
+   * The values as f32, i32 or u8 (bf16 is widened to f32), once all that was queued before has run.
+   * @throws {LtxError} that of the op that failed, where the values depend on one that did; `out_of_memory` when the
+   *   host has no room for them
+   */
   async read(): Promise<Float32Array | Int32Array | Uint8Array> {
     const buffer = await native.read(this.handle);
     switch (this.dtype) {

@@ -69,7 +69,8 @@ export async function trainDigitClassifier(
         optimizer.step(LEARNING_RATE * scheduleFactor(schedule, step));
       };
       device.step(() => scope(queue));
-      if ((step + 1) % SYNC_EVERY === 0 || step + 1 === steps) await device.synchronize();
+      // One update writes all parameters.
+      if ((step + 1) % SYNC_EVERY === 0 || step + 1 === steps) await classifier.parameters()[0].ready();
       onStep?.(step + 1, steps);
     }
     return classifier.train(false).requiresGrad(false);

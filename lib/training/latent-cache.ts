@@ -116,11 +116,11 @@ export async function* encodeClips(
         }),
       );
       // One batch queued ahead keeps the device busy without filling the queue.
-      if ((from / ENCODE_BATCH) % 2 === 1) await vae.device.synchronize();
+      if ((from / ENCODE_BATCH) % 2 === 1) await (moments as Tensor | null)?.ready();
       yield from + count;
     }
-    await vae.device.synchronize();
     if (!moments) throw new LtxError("invalid_argument", "[latents] the data set is empty");
+    await (moments as Tensor).ready();
     const cache = new LatentCache(moments, clips);
     moments = null;
     return cache;

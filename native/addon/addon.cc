@@ -177,7 +177,14 @@ Napi::Value run(const Info& info) {
 
 Napi::Value read(const Info& info) { return Environment::of(info.Env()).read(integer(info, 0)); }
 
+Napi::Value ready(const Info& info) { return Environment::of(info.Env()).ready(integer(info, 0)); }
+
 Napi::Value synchronize(const Info& info) { return Environment::of(info.Env()).synchronize(integer(info, 0)); }
+
+Napi::Value stop(const Info& info) {
+  Device::stop_all();
+  return info.Env().Undefined();
+}
 
 Napi::Value begin_step(const Info& info) {
   return Napi::Boolean::New(info.Env(), Environment::of(info.Env()).begin_step(integer(info, 0)));
@@ -273,7 +280,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   LTX_EXPORT("load", load);
   LTX_EXPORT("run", run);
   LTX_EXPORT("read", read);
+  LTX_EXPORT("ready", ready);
   LTX_EXPORT("synchronize", synchronize);
+  LTX_EXPORT("stop", stop);
   LTX_EXPORT("beginStep", begin_step);
   LTX_EXPORT("endStep", end_step);
   LTX_EXPORT("stepReport", step_report);

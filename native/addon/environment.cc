@@ -8,14 +8,17 @@
 #include <new>
 #include <utility>
 
+#include "settlement.h"
+
 namespace ltx {
 namespace {
 
 // Devices are shared by all environments of the process and closed with the last of them.
 std::shared_ptr<Device> shared_device(const std::string& library, int index, int64_t limit,
                                       const std::string& limited_by, const Threads& threads) {
-  static std::mutex mutex;
-  static std::map<std::pair<std::string, int>, std::weak_ptr<Device>> devices;
+  // Never destroyed: threads of the process may open one while it exits.
+  static auto& mutex = *new std::mutex;
+  static auto& devices = *new std::map<std::pair<std::string, int>, std::weak_ptr<Device>>;
   std::lock_guard lock(mutex);
   auto& known = devices[{library, index}];
   if (auto device = known.lock()) return device;
@@ -32,13 +35,26 @@ void trim(Device& device, const std::shared_ptr<Client>& client) {
   Task task;
   task.client = client;
   task.interrupts = "memory ran out in mid-step";
-  task.action = [&, backend = device.backend()](bool) {
+  task.always = true;
+  task.action = [&, backend = device.backend()](const FailurePtr&) {
     backend->wait(backend->context);
     reached.set_value();
+    return FailurePtr();
   };
   device.enqueue(std::move(task));
   reached.get_future().wait();
   device.allocator().free_segments(segments);
+}
+
+// A task that writes a tensor.
+Task writing(TensorRecord& target) {
+  target.storage->touch();
+  Task task;
+  task.client = target.storage->client();
+  task.tensors = {target.view()};
+  task.health = {target.storage->health()};
+  task.first_updated = task.end_output = 1;
+  return task;
 }
 
 }  // namespace
@@ -48,48 +64,6 @@ Napi::Error coded(Napi::Env env, const char* code, const std::string& message) {
   error.Set("code", code);
   return error;
 }
-
-// A promise on its way back to JavaScript, with the bytes that were read. The device outlives it: the environment holds
-// the device until its client is drained, and the read holds the client.
-struct Environment::Settlement {
-  napi_deferred deferred = nullptr;
-  napi_threadsafe_function function = nullptr;
-  Device* device = nullptr;
-  std::shared_ptr<Client> client;
-  void* data = nullptr;
-  size_t bytes = 0;
-  std::string error;
-  ~Settlement() { std::free(data); }
-
-  // The worker's part: waits for nothing, so that the device has work while JavaScript waits.
-  void start(const void* from) {
-    if (client->cancelled()) return finish();
-    error = client->take_error();
-    if (error.empty() && bytes && !(data = std::malloc(bytes))) {
-      error = "out of memory: " + std::to_string(bytes) + " bytes on the host";
-    }
-    if (!error.empty()) return finish();
-    device->hold(*client);
-    const LtxBackend* backend = device->backend();
-    const auto done = [](void* argument, const char* reason) {
-      auto* self = static_cast<Settlement*>(argument);
-      Device* const device = self->device;
-      const auto client = self->client;
-      if (reason) self->error = "[" + std::string(device->backend()->name) + "] " + reason;
-      self->finish();
-      device->unhold(*client);
-    };
-    backend->copy_out(backend->context, data, from, bytes, done, this);
-  }
-
- private:
-  // Hands this over to the JavaScript thread, unless nobody is left there.
-  void finish() {
-    if (client->cancelled() || napi_call_threadsafe_function(function, this, napi_tsfn_nonblocking) != napi_ok) {
-      delete this;
-    }
-  }
-};
 
 Environment::Environment(Napi::Env env) : env_(env), tensors_(1) {
   napi_value name = Napi::String::New(env, "ltx-native read");
@@ -130,6 +104,13 @@ const Environment::Opened& Environment::opened(int index) const {
 }
 
 const std::shared_ptr<Device>& Environment::device(int index) const { return opened(index).device; }
+
+const Environment::Opened& Environment::owner(const TensorRecord& record) const {
+  for (const Opened& each : devices_) {
+    if (each.device == record.storage->device()) return each;
+  }
+  throw Napi::Error::New(env_, "no such device");
+}
 
 TensorRecord& Environment::tensor(int32_t id) {
   if (id <= 0 || id >= static_cast<int32_t>(tensors_.size()) || !tensors_[id].storage) {
@@ -205,12 +186,16 @@ void Environment::upload(int32_t id, const void* data, size_t bytes) {
     throw coded(env_, "out_of_memory", "out of memory on the host: " + std::to_string(bytes) + " bytes asked for");
   }
   std::memcpy(copy.get(), data, bytes);
-  target.storage->touch();
-  Task task;
-  task.client = target.storage->client();
-  task.action = [copy, bytes, destination = target.view().data,
-                 backend = target.storage->device()->backend()](bool skip) {
-    if (!skip) backend->copy_in(backend->context, destination, copy.get(), bytes);
+  Task task = writing(target);
+  // Indices: a device that works later could not say at once that one is wrong.
+  if (target.dtype == LTX_I32) task.copy = copy;
+  task.action = [copy, bytes, destination = task.tensors[0].data,
+                 backend = target.storage->device()->backend()](const FailurePtr&) -> FailurePtr {
+    char error[1024] = "";
+    const int status = backend->copy_in(backend->context, destination, copy.get(), bytes, error, sizeof error);
+    if (status == 0) return nullptr;
+    const char* code = status == LTX_OUT_OF_MEMORY ? "out_of_memory" : "native";
+    return std::make_shared<Failure>(Failure{code, "[write] " + std::string(error)});
   };
   target.storage->device()->enqueue(std::move(task));
 }
@@ -254,16 +239,16 @@ void Environment::load(int32_t id, int32_t number, const FileTensor& source) {
     throw coded(env_, "io", file->path() + " became shorter while it was read; is it being written?");
   }
   if (bytes == 0) return;
-  target.storage->touch();
-  Task task;
-  task.client = target.storage->client();
-  task.action = [file, source, destination = target.view().data, dtype = target.dtype, client = task.client.get(),
-                 backend = target.storage->device()->backend()](bool skip) {
-    if (skip) return;
+  Task task = writing(target);
+  task.action = [file, source, destination = task.tensors[0].data, dtype = target.dtype,
+                 backend = target.storage->device()->backend()](const FailurePtr&) -> FailurePtr {
     try {
       load_tensor(backend, *file, source, destination, dtype);
+      return nullptr;
+    } catch (const std::bad_alloc&) {
+      return std::make_shared<Failure>(Failure{"out_of_memory", "[load] out of memory on the host"});
     } catch (const std::exception& error) {
-      client->fail("[load] " + std::string(error.what()));
+      return std::make_shared<Failure>(Failure{"io", "[load] " + std::string(error.what())});
     }
   };
   target.storage->device()->enqueue(std::move(task));
@@ -284,8 +269,10 @@ void Environment::run(int op, const int32_t* operands, int tensor_count, const d
   Task task;
   task.op = op;
   task.first_output = expected.first_output;
+  task.first_updated = expected.first_updated;
   task.end_output = tensor_count - (expected.lists ? listed / expected.lists * expected.read_lists : 0);
   task.tensors.resize(tensor_count);
+  task.health.resize(tensor_count);
   Device* target = nullptr;
   for (int i = 0; i < tensor_count; ++i) {
     const bool fixed = i < expected.required_or_optional;
@@ -306,57 +293,48 @@ void Environment::run(int op, const int32_t* operands, int tensor_count, const d
     task.client = record.storage->client();
     if (i >= task.first_output && i < task.end_output) record.storage->touch();
     task.tensors[i] = record.view();
+    task.health[i] = record.storage->health();
   }
   if (!target) return;
   task.scalars.assign(values, values + scalar_count);
   target->enqueue(std::move(task));
 }
 
-Napi::Promise Environment::await(Device* device, const std::shared_ptr<Client>& client, const TensorRecord* source) {
-  napi_deferred deferred;
+Napi::Promise Environment::await(const Opened& opened, const char* interrupts, const TensorRecord* wanted, bool read) {
+  const auto& [device, client] = opened;
+  auto settlement = std::make_shared<Settlement>();
   napi_value promise;
-  if (napi_create_promise(env_, &deferred, &promise) != napi_ok) throw Napi::Error::New(env_);
-  auto* settlement = new Settlement;
-  settlement->deferred = deferred;
+  if (napi_create_promise(env_, &settlement->deferred, &promise) != napi_ok) throw Napi::Error::New(env_);
   settlement->function = settle_function_;
-  settlement->device = device;
+  settlement->device = device.get();
   settlement->client = client;
-  settlement->bytes = source ? source->bytes() : 0;
-  const void* from = source ? source->view().data : nullptr;
+  settlement->bytes = read ? wanted->bytes() : 0;
   if (pending_reads_++ == 0) napi_ref_threadsafe_function(env_, settle_function_);
   Task task;
   task.client = client;
-  task.interrupts = source ? "a tensor was read in mid-step" : "the device was synchronized in mid-step";
-  task.action = [settlement, from](bool) { settlement->start(from); };
+  task.interrupts = interrupts;
+  const void* from = nullptr;
+  if (wanted) {
+    task.tensors = {wanted->view()};
+    task.health = {wanted->storage->health()};
+    task.first_output = task.first_updated = task.end_output = 1;
+    from = task.tensors[0].data;
+  }
+  // Who waits for nothing in particular hears of what nobody was told of.
+  task.action = [settlement, from, all = !wanted](const FailurePtr& missing) {
+    Settlement::start(settlement, from, all ? settlement->client->take_untold() : missing);
+    return FailurePtr();
+  };
   device->enqueue(std::move(task));
   return Napi::Promise(env_, promise);
 }
 
-// Plain calls, whose failure is passed over: a worker thread that is being terminated refuses them, and nobody is left
-// there to hear of it. The C++ wrappers would throw, through frames that are not ours.
 void Environment::settle(napi_env env, napi_value, void* context, void* data) {
-  const std::unique_ptr<Settlement> settlement(static_cast<Settlement*>(data));
+  const std::unique_ptr<Settlement::Pointer> settlement(static_cast<Settlement::Pointer*>(data));
   if (!env) return;
   auto* self = static_cast<Environment*>(context);
   if (--self->pending_reads_ == 0) napi_unref_threadsafe_function(env, self->settle_function_);
-  napi_value result;
-  if (!settlement->error.empty()) {
-    napi_value code;
-    napi_value message;
-    if (napi_create_string_utf8(env, "native", NAPI_AUTO_LENGTH, &code) == napi_ok &&
-        napi_create_string_utf8(env, settlement->error.data(), settlement->error.size(), &message) == napi_ok &&
-        napi_create_error(env, code, message, &result) == napi_ok) {
-      napi_reject_deferred(env, settlement->deferred, result);
-    }
-    return;
-  }
-  const auto release = [](napi_env, void* memory, void*) { std::free(memory); };
-  const napi_status made = settlement->bytes ? napi_create_external_arraybuffer(
-                                                   env, settlement->data, settlement->bytes, release, nullptr, &result)
-                                             : napi_create_arraybuffer(env, 0, nullptr, &result);
-  if (made != napi_ok) return;
-  settlement->data = nullptr;  // the array's now
-  napi_resolve_deferred(env, settlement->deferred, result);
+  (*settlement)->settle(env);
 }
 
 bool Environment::begin_step(int index) {
@@ -374,13 +352,17 @@ void Environment::end_step(int index) {
 StepReport Environment::step_report(int index) const { return opened(index).client->step_report(); }
 
 Napi::Promise Environment::read(int32_t id) {
-  TensorRecord& source = tensor(id);
-  return await(source.storage->device().get(), source.storage->client(), &source);
+  const TensorRecord& source = tensor(id);
+  return await(owner(source), "a tensor was read in mid-step", &source, true);
+}
+
+Napi::Promise Environment::ready(int32_t id) {
+  const TensorRecord& wanted = tensor(id);
+  return await(owner(wanted), "a tensor was waited for in mid-step", &wanted, false);
 }
 
 Napi::Promise Environment::synchronize(int index) {
-  const auto& [device, client] = opened(index);
-  return await(device.get(), client, nullptr);
+  return await(opened(index), "the device was synchronized in mid-step", nullptr, false);
 }
 
 }  // namespace ltx

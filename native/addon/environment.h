@@ -43,6 +43,7 @@ class Environment {
   void set_limit(int device, size_t bytes);
   StepReport step_report(int device) const;
   Napi::Promise read(int32_t id);
+  Napi::Promise ready(int32_t id);
   Napi::Promise synchronize(int device);
 
   // The buffers through which JavaScript passes ids, shapes and scalars without a call per value.
@@ -52,7 +53,6 @@ class Environment {
   Napi::Reference<Napi::TypedArray> id_buffer, scalar_buffer;
 
  private:
-  struct Settlement;
   // A client each: failures and what is pending belong to one device.
   struct Opened {
     std::shared_ptr<Device> device;
@@ -61,7 +61,10 @@ class Environment {
   const Opened& opened(int index) const;
   int32_t insert(TensorRecord record);
   const std::shared_ptr<const MappedFile>& file(int32_t number) const;
-  Napi::Promise await(Device* device, const std::shared_ptr<Client>& client, const TensorRecord* source);
+  const Opened& owner(const TensorRecord& record) const;
+  // Settled once all that was queued before has run, with the wanted tensor's bytes if they are to be read. Rejected
+  // when it could not be made or, where none is wanted, when anything failed of which nobody was told.
+  Napi::Promise await(const Opened& opened, const char* interrupts, const TensorRecord* wanted, bool read);
   void close();
   static void settle(napi_env env, napi_value, void* context, void* data);
 
@@ -78,6 +81,7 @@ class Environment {
 struct OpSignature {
   int required_or_optional = 0;  // fixed operands
   int first_output = 0;          // index of the first operand that is written
+  int first_updated = 0;         // index of the first operand that is written and read
   int lists = 0;                 // operands with *, behind the fixed ones
   int read_lists = 0;            // the last of them, which are not written
   int scalar_count = 0;

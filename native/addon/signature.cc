@@ -1,3 +1,4 @@
+#include <limits>
 #include <sstream>
 
 #include "environment.h"
@@ -9,10 +10,14 @@ OpSignature parse(const char* operands, const char* scalars) {
   OpSignature result;
   std::istringstream words(operands);
   bool outputs = false;
+  int updated = -1;
   for (std::string word; words >> word;) {
-    if (word == "->") {
-      result.first_output = result.required_or_optional;
-      result.read_lists = result.lists;
+    if (word == "->" || word == "=>") {
+      if (!outputs) {
+        result.first_output = result.required_or_optional;
+        result.read_lists = result.lists;
+      }
+      if (word == "=>") updated = result.required_or_optional;
       outputs = true;
     } else if (word.back() == '*') {
       ++result.lists;
@@ -26,6 +31,8 @@ OpSignature parse(const char* operands, const char* scalars) {
     }
   }
   if (!outputs) throw std::logic_error("op without outputs");
+  // Without one, behind whatever is written.
+  result.first_updated = updated >= 0 ? updated : std::numeric_limits<int>::max();
   std::istringstream names(scalars);
   for (std::string word; names >> word;) ++result.scalar_count;
   return result;
@@ -34,13 +41,13 @@ OpSignature parse(const char* operands, const char* scalars) {
 }  // namespace
 
 const OpSignature& signature(int op) {
-  static const std::vector<OpSignature> signatures = [] {
+  static const auto& signatures = *new std::vector<OpSignature>([] {
     std::vector<OpSignature> all;
 #define LTX_OP(name, operands, scalars) all.push_back(parse(operands, scalars));
 #include "../runtime/ops.def"
 #undef LTX_OP
     return all;
-  }();
+  }());
   return signatures[op];
 }
 

@@ -1,12 +1,13 @@
 // The CPU backend's table. Built once per instruction set (LTX_CPU_ISA) as libltx_cpu_<isa>.so.
-#include <oneapi/dnnl/dnnl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 
 #include "common.h"
+#include "onednn.h"
 #include "weight_cache.h"
 
 namespace ltx::cpu {
@@ -19,12 +20,21 @@ int guarded(const LtxCall* raw) {
   try {
     kBody(Call{raw});
     return 0;
+  } catch (const std::bad_alloc&) {
+    std::snprintf(raw->error, raw->error_size, "out of memory on the host");
+    return LTX_OUT_OF_MEMORY;
+  } catch (const OutOfMemory& error) {
+    std::snprintf(raw->error, raw->error_size, "%s", error.what());
+    return LTX_OUT_OF_MEMORY;
+  } catch (const dnnl::error& error) {
+    std::snprintf(raw->error, raw->error_size, "oneDNN: %s", error.what());
+    if (error.status == dnnl_out_of_memory) return LTX_OUT_OF_MEMORY;
   } catch (const std::exception& error) {
     std::snprintf(raw->error, raw->error_size, "%s", error.what());
   } catch (...) {
     std::snprintf(raw->error, raw->error_size, "unknown failure");
   }
-  return 1;
+  return LTX_FAILED;
 }
 
 const LtxKernel kKernels[] = {
@@ -35,7 +45,10 @@ const LtxKernel kKernels[] = {
 
 void* allocate(void*, size_t bytes) { return allocate_pages(bytes); }
 void release(void*, void* block, size_t) { std::free(block); }
-void copy_in(void*, void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
+int copy_in(void*, void* device, const void* host, size_t bytes, char*, size_t) {
+  std::memcpy(device, host, bytes);
+  return 0;
+}
 
 void copy_out(void*, void* host, const void* device, size_t bytes, LtxDone done, void* argument) {
   if (bytes) std::memcpy(host, device, bytes);
@@ -117,7 +130,7 @@ void* scratch(int slot, size_t bytes) {
     buffer.data = allocate_pages(buffer.size);
     if (!buffer.data) {
       buffer.size = 0;
-      throw std::runtime_error("out of memory: " + std::to_string(bytes) + " bytes of scratch space");
+      throw OutOfMemory("out of memory: " + std::to_string(bytes) + " bytes of scratch space");
     }
   }
   return buffer.data;

@@ -38,6 +38,10 @@ struct bf16 {
   }
 };
 
+struct OutOfMemory : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 // Calls body with a value of the operand's element type: dispatch(x, [&](auto tag) { using T = decltype(tag); ... }).
 template <class Body>
 void dispatch(Operand operand, Body&& body) {
@@ -81,7 +85,7 @@ T* scratch(int slot, int64_t count) {
   return static_cast<T*>(scratch(slot, static_cast<size_t>(count) * sizeof(T)));
 }
 
-// Every kernel: void name(const Call&), throwing std::runtime_error on failure.
+// Every kernel: void name(const Call&), throwing std::exception on failure.
 #define LTX_OP(name, operands, scalars) void name(const Call& call);
 #include "../runtime/ops.def"
 #undef LTX_OP

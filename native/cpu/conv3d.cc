@@ -318,7 +318,7 @@ void conv3d(const Call& call) {
   if (!y.size()) return;
   if (ran_in_f32(call, x, 4, conv3d)) return;
   const Shape s = shape_of(call, x, y, *w.tensor);
-  static const LtxTensor absent = {nullptr, {}, -1, LTX_F32, 0, nullptr};
+  static const LtxTensor absent = {nullptr, {}, -1, LTX_F32, 0, nullptr, nullptr};
   if (s.is_matmul()) return matmul_forward(x, w, bias, residual, y, Operand{&absent}, kUnaryNone);
   if (uses_tiles(s)) return tiled_forward(layer_of(s), x, w, bias, residual, y, Operand{&absent}, kUnaryNone);
   if (mixed(x, w)) return run_in_f32(call, 4, conv3d);

@@ -31,7 +31,7 @@ int64_t entry_size(const Shape& s) { return s.frames * s.height * s.width * s.in
 
 LtxTensor gather_columns(const Shape& s, Operand x) {
   const int64_t rows = s.batch * positions(s), columns = column_count(s);
-  LtxTensor result = {nullptr, {rows, columns}, 2, x.dtype(), 0, nullptr};
+  LtxTensor result = {nullptr, {rows, columns}, 2, x.dtype(), 0, nullptr, nullptr};
   dispatch(x, [&](auto tag) {
     using T = decltype(tag);
     T* to = scratch<T>(5, rows * columns);
@@ -55,7 +55,7 @@ LtxTensor gather_columns(const Shape& s, Operand x) {
 }  // namespace
 
 void column_conv3d(const Shape& s, Operand x, Operand w, Operand bias, Operand residual, Operand y) {
-  static const LtxTensor absent = {nullptr, {}, -1, LTX_F32, 0, nullptr};
+  static const LtxTensor absent = {nullptr, {}, -1, LTX_F32, 0, nullptr, nullptr};
   const LtxTensor columns = gather_columns(s, x);
   matmul_forward(Operand{&columns}, w, bias, residual, y, Operand{&absent}, kUnaryNone);
 }
@@ -63,7 +63,7 @@ void column_conv3d(const Shape& s, Operand x, Operand w, Operand bias, Operand r
 void column_conv3d_backward_input(const Shape& s, Operand dy, Operand w, Operand dx) {
   const int64_t rows = s.batch * positions(s), columns = column_count(s);
   float* gradient = scratch<float>(5, rows * columns);
-  const LtxTensor product = {gradient, {rows, columns}, 2, LTX_F32, 0, nullptr};
+  const LtxTensor product = {gradient, {rows, columns}, 2, LTX_F32, 0, nullptr, nullptr};
   matmul_backward_input(dy, w, Operand{&product});
   // Entries of a batch share no pixel, so threads divide these.
   float* sums = scratch<float>(6, dx.size());

@@ -197,7 +197,7 @@ void matmul_backward_weight(Operand x, Operand dy, Operand dw, Operand dbias) {
 
 void linear(const Call& call) {
   if (ran_in_f32(call, call[0], 3, linear)) return;
-  static const LtxTensor absent = {nullptr, {}, -1, LTX_F32, 0, nullptr};
+  static const LtxTensor absent = {nullptr, {}, -1, LTX_F32, 0, nullptr, nullptr};
   matmul_forward(call[0], call[1], call[2], Operand{&absent}, call[3], call[4], static_cast<Unary>(call.integer(0)));
 }
 

@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 // Raised whenever a struct below or the meaning of a line in ops.def changes.
-#define LTX_BACKEND_VERSION 4
+#define LTX_BACKEND_VERSION 5
 #define LTX_MAX_DIMS 8
 
 typedef enum LtxDtype { LTX_F32 = 0, LTX_BF16 = 1, LTX_I32 = 2, LTX_U8 = 3 } LtxDtype;
@@ -28,6 +28,7 @@ typedef struct LtxTensor {
   int32_t dtype;
   uint64_t version;  // changes whenever the storage is written
   LtxCache* cache;   // NULL unless the tensor is a parameter
+  const void* host;  // the same values (i32 only) in the host's memory, where they are known there; else NULL
 } LtxTensor;
 
 typedef struct LtxCall {
@@ -36,10 +37,11 @@ typedef struct LtxCall {
   const double* scalars;
   int32_t tensor_count;
   int32_t scalar_count;
-  char* error;  // a kernel that fails writes its reason here and returns nonzero
+  char* error;  // a kernel that fails writes its reason here and returns LTX_FAILED or LTX_OUT_OF_MEMORY
   size_t error_size;
 } LtxCall;
 
+enum { LTX_FAILED = 1, LTX_OUT_OF_MEMORY = 2 };
 typedef int (*LtxKernel)(const LtxCall* call);
 
 enum {
@@ -62,7 +64,8 @@ typedef struct LtxBackend {
   const LtxKernel* kernels;  // op_count of them, in the order of ops.def
   void* (*allocate)(void* context, size_t bytes);             // NULL when out of memory
   void (*release)(void* context, void* block, size_t bytes);  // also on other threads, when nothing uses the block
-  void (*copy_in)(void* context, void* device, const void* host, size_t bytes);  // host may change at once
+  // host may change at once. Returns what a kernel does.
+  int (*copy_in)(void* context, void* device, const void* host, size_t bytes, char* error, size_t error_size);
   // Calls done once all earlier work is done and the bytes (there may be none) are in host: perhaps on another thread,
   // perhaps before copy_out returns.
   void (*copy_out)(void* context, void* host, const void* device, size_t bytes, LtxDone done, void* argument);

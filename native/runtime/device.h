@@ -7,37 +7,40 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "allocator.h"
 #include "backend.h"
+#include "health.h"
 #include "step_recorder.h"
 
 namespace ltx {
 
-// One user of one device: a JavaScript environment. Its first failure is kept until the next await asks for it; until
-// then the rest of its queued work is skipped, since it would compute on garbage.
+// One user of one device: a JavaScript environment.
 class Client {
  public:
   Client();
   ~Client();
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
-  // From here on kernels that this client queued are skipped.
+  // From here on what this client queued is dropped.
   void cancel() { cancelled_.store(true, std::memory_order_release); }
-  bool failed() const { return failed_.load(std::memory_order_acquire); }
-  void fail(std::string message);
-  std::string take_error();  // empty when there is none
+  // The first failure that nobody was told of, null when there is none; after this call they all count as told. The
+  // worker's.
+  FailurePtr take_untold();
   StepReport step_report();
   void set_step_report(const StepReport& report);
 
  private:
   friend class Device;
-  std::atomic<bool> cancelled_{false}, failed_{false};
+  void note(const FailurePtr& failure);
+  std::atomic<bool> cancelled_{false};
   std::mutex mutex_;
-  std::string error_;
   StepReport step_report_;
+  std::vector<FailurePtr> untold_;       // the worker's
   std::unique_ptr<StepRecorder> steps_;  // the worker's
   int64_t pending_ = 0;                  // tasks and holds; guarded by the device's queue mutex
 };
@@ -49,12 +52,17 @@ struct Task {
   using Mark = void (Device::*)(const std::shared_ptr<Client>&);
   std::shared_ptr<Client> client;
   std::vector<LtxTensor> tensors;
+  std::vector<std::shared_ptr<Health>> health;  // of the tensors' storages
   std::vector<double> scalars;
   int op = -1;
-  int first_output = 0, end_output = 0;  // the operands between are written
-  const char* interrupts = nullptr;      // why it can't be collected with a step; static
+  // The operands from first_output to end_output are written, those from first_updated on read, too.
+  int first_output = 0, first_updated = 0, end_output = 0;
+  const char* interrupts = nullptr;  // why it can't be collected with a step; static
+  bool always = false;               // is not dropped with the work of a client that ends
   Mark mark = nullptr;
-  std::function<void(bool skipped)> action;  // runs instead of a kernel when op is -1
+  // Runs instead of a kernel when op is -1. It is told why what it reads is missing, if it is, and tells why it failed.
+  std::function<FailurePtr(const FailurePtr& missing)> action;
+  std::shared_ptr<const char[]> copy;  // of what the action writes, if the host is to keep it
 };
 
 // How OpenMP is to work in backends that use it, where the environment does not say otherwise.
@@ -70,6 +78,9 @@ class Device {
 
   explicit Device(const LtxBackend* backend);
   ~Device();
+  // The process ends: each of its devices finishes the kernel that runs and the bytes that are on their way, and drops
+  // the rest, then and later. After that the libraries that kernels use may go.
+  static void stop_all();
 
   // Blocks while the queue is full.
   void enqueue(Task task);
@@ -103,12 +114,18 @@ class Device {
   void close_step(const std::shared_ptr<Client>& client);
   void forget_steps(const std::shared_ptr<Client>& client);
 
+  void stop();
   void work();
   void take(Task task);
+  // A kernel runs unless something that it reads is missing; what it does not write is missing from then on.
   void run(Task& task);
-  // Calls the kernel; false with its reason.
-  bool launch(const Task& task, char* error, size_t error_size);
+  FailurePtr missing(const Task& task) const;
+  FailurePtr call(Task& task);
+  void conclude(const Task& task, const FailurePtr& failure);
+  // Calls the kernel; not 0 with its reason.
+  int launch(const Task& task, char* error, size_t error_size);
   void finish(Task& task);
+  void release(Client& client);  // one of what is pending; under the queue's mutex
   bool profiling() const { return profiling_.load(std::memory_order_relaxed); }
 
   static constexpr size_t kQueueLimit = 8192;
@@ -118,7 +135,13 @@ class Device {
   std::condition_variable ready_, room_, drained_;
   std::deque<Task> queue_;
   bool stopping_ = false, waiting_ = false;
-  std::shared_ptr<Client> in_step_;  // the worker's
+  std::atomic<bool> dropping_{false};  // what is queued, but for what always runs
+  bool stopped_ = false;               // the worker takes no more; what must run then does so where it is queued
+  bool left_ = false;                  // the worker has done its last
+  std::mutex last_mutex_;              // of whoever does the worker's work once it has stopped
+  int held_ = 0;
+  std::set<std::pair<int, unsigned>> called_;  // ops, with the dtypes of their operands as bits; the worker's
+  std::shared_ptr<Client> in_step_;            // the worker's
   std::atomic<bool> profiling_{false};
   std::mutex profile_mutex_;
   std::vector<OpTime> profile_;
@@ -128,5 +151,6 @@ class Device {
 };
 
 const char* op_name(int op);
+inline size_t dtype_size(LtxDtype dtype) { return dtype == LTX_BF16 ? 2 : dtype == LTX_U8 ? 1 : 4; }
 
 }  // namespace ltx

@@ -186,8 +186,11 @@ void load_tensor(const LtxBackend* backend, const MappedFile& file, const FileTe
       convert(tensor.dtype, values, buffer.data(), dtype, count, a, b);
       values = buffer.data();
     }
-    backend->copy_in(backend->context, static_cast<char*>(target) + static_cast<size_t>(row) * to_row, values,
-                     static_cast<size_t>(count) * to_row);
+    char error[1024] = "";
+    if (backend->copy_in(backend->context, static_cast<char*>(target) + static_cast<size_t>(row) * to_row, values,
+                         static_cast<size_t>(count) * to_row, error, sizeof error) != 0) {
+      throw std::runtime_error(error);
+    }
     file.forget(offset, static_cast<size_t>(count) * from_row);
   }
 }

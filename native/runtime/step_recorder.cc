@@ -26,8 +26,9 @@ bool same_shape(const LtxTensor& a, const LtxTensor& b) {
   return a.dims == b.dims && a.dtype == b.dtype && std::equal(a.shape, a.shape + std::max(a.dims, 0), b.shape);
 }
 
-// Which operand is not what it was, or -1.
+// Which operand of a kernel is not what it was, or -1.
 int changed_operand(const Task& a, const Task& b) {
+  if (a.op < 0) return -1;
   for (size_t i = 0; i < a.tensors.size(); ++i) {
     if (!same_place(a.tensors[i], b.tensors[i]) || !same_shape(a.tensors[i], b.tensors[i])) return static_cast<int>(i);
   }
@@ -43,6 +44,12 @@ bool same_ops(const std::vector<Task>& a, const std::vector<Task>& b) {
 bool writes_parameter(const Task& task) {
   return std::any_of(task.tensors.begin() + task.first_output, task.tensors.begin() + task.end_output,
                      [](const LtxTensor& tensor) { return tensor.cache != nullptr; });
+}
+
+// A replay does not look at values that are known on the host, so it would not see an index that is outside its table.
+bool reads_indices(const Task& task) {
+  return std::any_of(task.tensors.begin(), task.tensors.end(),
+                     [](const LtxTensor& tensor) { return tensor.dims >= 0 && tensor.dtype == LTX_I32; });
 }
 
 }  // namespace
@@ -77,9 +84,8 @@ void StepRecorder::end() {
   if (!inside_) return;
   if (collecting_) {
     collecting_ = false;
-    // What a kernel leaves out after a failure, and what times each by itself, can't be one launch.
-    if (client_.cancelled() || client_.failed()) {
-      refuse("a kernel failed before");
+    // What is dropped, and what times each kernel by itself, can't be one launch.
+    if (client_.cancelled() || device_.dropping_) {
       run_eagerly(0, tasks_.size());
     } else if (device_.profiling()) {
       refuse("kernels are being measured");
@@ -170,7 +176,7 @@ StepRecorder::Plan& StepRecorder::recognize() {
 void StepRecorder::cut(Plan& plan) {
   std::vector<Segment> before = std::exchange(plan.segments, {});
   const auto recordable = [&](size_t i) {
-    return tasks_[i].op >= 0 && !plan.varies[i] && !writes_parameter(tasks_[i]);
+    return tasks_[i].op >= 0 && !plan.varies[i] && !writes_parameter(tasks_[i]) && !reads_indices(tasks_[i]);
   };
   for (size_t i = 0; i < tasks_.size(); ++i) {
     const size_t begin = i;
@@ -209,7 +215,12 @@ void StepRecorder::run_eagerly(size_t begin, size_t end) {
 
 // Whether the segment has run.
 bool StepRecorder::run_segment(Segment& segment) {
-  if (client_.cancelled() || client_.failed()) return refuse("a kernel failed before");
+  // Each kernel then has to see for itself whether what it reads is there.
+  for (size_t i = segment.begin; i < segment.end; ++i) {
+    const auto& health = tasks_[i].health;
+    const bool whole = std::all_of(health.begin(), health.end(), [](const auto& h) { return !h || h->whole(); });
+    if (!whole) return refuse("a kernel failed before");
+  }
   if (segment.failures >= kMostFailures) return refuse(segment.failure);
   if (!refresh(segment)) return refuse("a parameter changes in mid-step");
   const LtxBackend* backend = device_.backend();
@@ -221,7 +232,10 @@ bool StepRecorder::run_segment(Segment& segment) {
   }
   if (!fresh) segment.failures = 0;
   if (fresh) refuse("recorded in this step");
-  for (size_t i = segment.begin; i < segment.end; ++i) device_.finish(tasks_[i]);
+  for (size_t i = segment.begin; i < segment.end; ++i) {
+    device_.conclude(tasks_[i], nullptr);
+    device_.finish(tasks_[i]);
+  }
   return true;
 }
 
@@ -248,7 +262,7 @@ bool StepRecorder::record(Segment& segment) {
   char error[1024] = "";
   bool failed = false;
   for (size_t i = segment.begin; i < segment.end && !failed; ++i)
-    failed = !device_.launch(tasks_[i], error, sizeof error);
+    failed = device_.launch(tasks_[i], error, sizeof error) != 0;
   segment.recording = backend->record_end(backend->context, reason, sizeof reason);
   if (!failed && segment.recording) return true;
   // Nothing has run: the kernel that fails will do so again, and be reported.

@@ -9,7 +9,11 @@ Storage::~Storage() {
     task.client = client_;
     std::shared_ptr<LtxCache> cache(cache_.release());
     task.interrupts = "a parameter was freed in mid-step";
-    task.action = [cache, client = client_, device = device_.get()](bool) { device->free_cache(*client, *cache); };
+    task.always = true;
+    task.action = [cache, client = client_, device = device_.get()](const FailurePtr&) {
+      device->free_cache(*client, *cache);
+      return FailurePtr();
+    };
     device_->enqueue(std::move(task));
   }
   device_->allocator().release(block_, group_);

@@ -9,8 +9,6 @@
 
 namespace ltx {
 
-inline size_t dtype_size(LtxDtype dtype) { return dtype == LTX_BF16 ? 2 : dtype == LTX_U8 ? 1 : 4; }
-
 class Storage {
  public:
   Storage(std::shared_ptr<Device> device, std::shared_ptr<Client> client, size_t bytes, MemoryGroup group)
@@ -27,6 +25,7 @@ class Storage {
   const std::shared_ptr<Client>& client() const { return client_; }
   uint64_t version() const { return version_; }
   void touch() { ++version_; }
+  const std::shared_ptr<Health>& health() const { return health_; }
   LtxCache* cache() const { return cache_.get(); }
   // From here on backends may keep packed copies beside this storage.
   void mark_parameter() {
@@ -39,6 +38,7 @@ class Storage {
   MemoryGroup group_;
   Allocator::Block block_;
   uint64_t version_ = 1;
+  std::shared_ptr<Health> health_ = std::make_shared<Health>();
   std::unique_ptr<LtxCache> cache_;
 };
 

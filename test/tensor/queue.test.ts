@@ -40,16 +40,15 @@ describe("a kernel's failure", () => {
     return x;
   };
 
-  it("surfaces at the next await with the op's name, then work goes on", async () => {
+  it("surfaces where its result is read, with the op's name, and work goes on", async () => {
     const start = await liveBytes();
-    provoke().dispose();
-    const y = full([1], 1);
-    await expect(y.read()).rejects.toMatchObject({
+    const x = provoke();
+    await expect(x.read()).rejects.toMatchObject({
       name: "LtxError",
       code: "native",
       message: expect.stringMatching(/^\[rope\] expected f32 or bf16, got dtype 2/),
     });
-    y.dispose();
+    x.dispose();
     const z = scope(() => affine(full([1], 20), 2, 2));
     expect(await z.item()).toBe(42);
     z.dispose();
@@ -162,5 +161,47 @@ describe("a process", () => {
         console.log([...values].join(), tensor.device().memory().live / before);
       });`);
     expect({ code, stderr, stdout }).toEqual({ code: 0, stderr: "", stdout: "6,6,6,6 2\n" });
+  });
+});
+
+describe("reads", () => {
+  let library: Compiled;
+  beforeAll(() => {
+    library = compileLibrary();
+  });
+  afterAll(() => library.remove());
+
+  it("copy where the runtime takes no memory from outside, as Electron does not", async () => {
+    const { code, stdout, stderr } = await library.run(`
+      process.env.LTX_EXTERNAL_BUFFERS = "0";
+      const values = [ops.full([300000], 3), ops.full([0], 1), tensor.Tensor.from(Uint8Array.of(7), [1])];
+      Promise.all(values.map((x) => x.read())).then((all) => {
+        console.log(all.map((v) => [v.constructor.name, v.length, v.at(-1)].join()).join(" "));
+      });`);
+    expect({ code, stdout, stderr }).toEqual({
+      code: 0,
+      stdout: "Float32Array,300000,3 Float32Array,0, Uint8Array,1,7\n",
+      stderr: "",
+    });
+  });
+
+  it.each(["0", "1"])("of more than the host has are out_of_memory (external buffers: %s)", async (external) => {
+    // As much again as the process has is more than its address space may grow by.
+    const { code, stdout, stderr } = await library.run(`
+      process.env.LTX_EXTERNAL_BUFFERS = "${external}";
+      const x = ops.full([64 * 2 ** 20], 3), y = ops.full([2], 4);
+      (async () => {
+        await y.read();
+        const pages = Number(require("node:fs").readFileSync("/proc/self/statm", "utf8").split(" ")[0]);
+        const limit = "--as=" + (pages * 4096 + 100 * 2 ** 20);
+        require("node:child_process").execFileSync("prlimit", ["--pid", String(process.pid), limit]);
+        console.log(await x.read().then(() => "read", ({ code, message }) => code + " " + message));
+        console.log([...await y.read()].join());
+      })();`);
+    expect({ code, stdout, stderr }).toEqual({
+      code: 0,
+      stdout: "out_of_memory [read] out of memory: 268435456 bytes on the host\n4,4\n",
+      stderr: "",
+    });
   });
 });

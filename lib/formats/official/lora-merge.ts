@@ -157,7 +157,7 @@ export async function applyLoras(
   const write = async (key: string, parameter: Parameter, from: TensorFile) => {
     parameter.write(await from.readF32(key));
     // The copy is queued with the values that it is made from: they go before the next ones come.
-    await parameter.device.synchronize();
+    await parameter.ready();
   };
   const written: [string, Parameter][] = [];
   try {

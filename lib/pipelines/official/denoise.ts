@@ -69,7 +69,7 @@ export async function denoise(state: ConditionedState, options: DenoiseOptions):
       const after = noGrad(() => scope(() => step(before, state, i, options)));
       tokens?.dispose();
       tokens = after;
-      await tokens.device.synchronize();
+      await tokens.ready();
       await options.onStep?.({ step: i + 1, steps: timesteps.length, timestep, tokens });
     }
     stopIfAborted(signal);

@@ -117,7 +117,7 @@ export class LtxMultiScalePipeline {
           return adainFilterLatent(vae.normalize(grown), latents);
         }),
       );
-      await latents.device.synchronize();
+      await large.ready();
       return large;
     };
     return this.video.models.use("vae", grow, signal);

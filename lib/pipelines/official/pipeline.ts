@@ -124,7 +124,10 @@ export class LtxVideoPipeline {
     const begin = async (vae: CausalVideoAutoencoder | null) => {
       const state = await startState(request, facts, vae, noise, device, signal);
       // The models that made it may go.
-      await device.synchronize();
+      await state.tokens.ready().catch((error) => {
+        state.tokens.dispose();
+        throw error;
+      });
       return state;
     };
     const state = await (needsEncoder(request) ? models.use("vae", begin, signal) : begin(null));

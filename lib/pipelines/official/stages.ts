@@ -196,7 +196,7 @@ export async function decode(
     const timestep = times && Tensor.from(times, [times.length], { device });
     return vae.decode(input, timestep, { noise: noise.planes() });
   });
-  await device.synchronize().catch((error) => {
+  await pixels.ready().catch((error) => {
     pixels.dispose();
     throw error;
   });
