@@ -46,37 +46,30 @@ interface Options {
 export const singleFile = (to: string): string => basename(to, ".safetensors");
 
 /**
- * What a form's files hold, and the tensors that they don't: those of none of the models, and those within them that no
- * such model has.
+ * What a form's files hold: all tensors but those that {@link OfficialModels.leftOut} names.
  * @throws LtxError `config` or `checkpoint` for what the form has no place for
  */
-export async function officialParts(
-  models: OfficialModels,
-  form: OfficialLayout,
-  options: Options,
-): Promise<Parts & { leftOut: string[] }> {
+export async function officialParts(models: OfficialModels, form: OfficialLayout, options: Options): Promise<Parts> {
   const { loras = [], dtype, findings, maxShardSize, stem } = options;
   check(loras.length === 0 || models.kinds.includes("transformer"), "invalid_argument", () => {
     return `[convert] ${models.path} holds no transformer to merge LoRAs into`;
   });
-  const leftOut = [...models.leftOut];
   const files = new Map<ModuleKind, TensorFile>();
   for (const kind of models.kinds) {
     const file = models.module(kind);
     const names = [...file.tensors.keys()];
-    leftOut.push(...names.filter((name) => !isModelKey(kind, name)).map((name) => PREFIXES.official[kind] + name));
     const known = renamed(file, new Map(names.filter((name) => isModelKey(kind, name)).map((name) => [name, name])));
     files.set(kind, kind === "transformer" && loras.length > 0 ? withLoras(known, loras) : known);
   }
   const fileOf = (kind: ModuleKind) => files.get(kind) as TensorFile;
-  if (form === "diffusers") return { ...(await diffusersParts(models, fileOf, options)), leftOut };
+  if (form === "diffusers") return diffusersParts(models, fileOf, options);
   const prefixes = PREFIXES[form];
   // An upscaler's official file has it alone, without a prefix.
   const alone = form === "official" && models.kinds.join() === "upsampler";
   const tensors = models.kinds.flatMap((kind) =>
     tensorsFrom(fileOf(kind), { dtype, findings, rename: (name) => (alone ? name : prefixes[kind] + name) }),
   );
-  return { ...shard("", stem, tensors, await metadataFor(models, form), maxShardSize), leftOut };
+  return shard("", stem, tensors, await metadataFor(models, form), maxShardSize);
 }
 
 /** Files of this package and of diffusers say so in `format`; what stood there before waits under another name. */

@@ -122,7 +122,8 @@ async function convertOfficial(
     loras = await openLoras(options.loras ?? []);
     const findings = new Findings();
     const written = await officialParts(models, form, { dtype, maxShardSize, loras, findings, stem: singleFile(to) });
-    const { parts, leftOut } = written;
+    const { parts } = written;
+    const { leftOut } = models;
     const bytes = single ? await writeModelFile(to, parts[0], force) : await writeModelFolder(to, written);
     const tensors = parts.reduce((n, part) => n + part.tensors.length, 0);
     const notices = [...loras.flatMap(({ lora }) => lora.notices), ...leaving(leftOut), ...findings.notices()];
@@ -143,9 +144,9 @@ function leaving(names: readonly string[]): string[] {
   }
   const list = [...groups].map(([group, count]) => `${count} of ${group}`);
   const shown = list.slice(0, 6).join(", ") + (list.length > 6 ? `, and of ${list.length - 6} more` : "");
-  return [
-    `${names.length} tensors are left out, which are not part of the models: ${shown} (the first is "${names[0]}")`,
-  ];
+  const count =
+    names.length === 1 ? "1 tensor is left out, which is" : `${names.length} tensors are left out, which are`;
+  return [`${count} not part of the models: ${shown} (the first is "${names[0]}")`];
 }
 
 async function convertLora(

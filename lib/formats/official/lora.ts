@@ -82,7 +82,7 @@ export async function openLora(path: string): Promise<Lora> {
       factors.set(`${module}.weight`, { ...shapes, scale: own / (rankStabilised ? Math.sqrt(rank) : rank) });
     }
     const silent = notice !== undefined && [...halves.values()].some(({ alpha }) => alpha === undefined);
-    const texts = `${path}: ${leftOut.length} tensors for a text encoder are left out (the first is "${leftOut[0]}")`;
+    const texts = `${path}: tensors for a text encoder are left out (${leftOut.length}, the first is "${leftOut[0]}")`;
     const notices = [...(leftOut.length > 0 ? [texts] : []), ...(silent ? [notice] : [])];
     return { path, file, factors, leftOut, notices, close: () => file.close() };
   } catch (error) {

@@ -9,7 +9,7 @@ import { openTensorFile, type TensorFile } from "../tensor-file.js";
 import { joined, renamed } from "../tensor-view.js";
 import { DIFFUSERS_CLASSES, officialTransformerConfig } from "./diffusers.js";
 import { causalPositions, inferTransformerConfig } from "./infer.js";
-import { isLtx2Key, type ModuleKind, renameTransformerKey, vaeKeys } from "./keys.js";
+import { isLtx2Key, isModelKey, type ModuleKind, renameTransformerKey, vaeKeys } from "./keys.js";
 import { isAdapterName } from "./lora-names.js";
 
 type Json = Record<string, unknown>;
@@ -35,7 +35,7 @@ export interface OfficialModels {
   /** Which models there are. */
   readonly kinds: readonly ModuleKind[];
   readonly configs: OfficialConfigs;
-  /** Tensors at the path that are of none of the models: other models beside them, copies of their weights. */
+  /** Tensors at the path that no such model has: of other models beside them, copies of weights, or unknown ones. */
   readonly leftOut: readonly string[];
   /** What the file says of itself; `config` is what the official code reads. */
   readonly metadata: Readonly<Record<string, string>>;
@@ -119,7 +119,7 @@ async function fromFile(path: string, opened: TensorFile, extra: Json | null = n
     const modules = new Map(kinds.map((kind) => [kind, renamed(file, groups.get(kind) as Map<string, string>)]));
     const { metadata } = file;
     const stored = configSections(storedConfig(path, metadata) ?? extra, kinds, path);
-    const used = new Set([...groups.values()].flatMap((names) => [...names.values()]));
+    const used = new Set([...groups].flatMap(([kind, names]) => known(kind, names).map(([, name]) => name)));
     const leftOut = [...file.tensors.keys()].filter((name) => !used.has(name));
     return models({ path, layout, configs: stored, metadata, leftOut }, modules, [file]);
   } catch (error) {
@@ -127,6 +127,10 @@ async function fromFile(path: string, opened: TensorFile, extra: Json | null = n
     throw error;
   }
 }
+
+/** Those of a model's tensors that it can have, by their official names and those on disk. */
+const known = (kind: ModuleKind, names: ReadonlyMap<string, string>): [string, string][] =>
+  [...names].filter(([official]) => isModelKey(kind, official));
 
 const ltx2 = (path: string, why: string): string =>
   `[official] ${path} is LTX-2, a model of video and sound (${why}): ltx-native runs LTX-Video, releases 0.9.0 to 0.9.8`;
@@ -297,22 +301,26 @@ async function openDiffusers(path: string, names: readonly string[]): Promise<Of
     const modules = new Map<ModuleKind, TensorFile>();
     const configs: OfficialConfigs = {};
     let metadata: Readonly<Record<string, string>> = {};
-    const own = new Map<ModuleKind, Json>();
+    const described = new Map<ModuleKind, Json>();
+    const leftOut: string[] = [];
     for (const [kind, folder] of Object.entries(DIFFUSERS_FOLDERS) as [ModuleKind, string][]) {
       if (!names.includes(folder)) continue;
       const place = join(path, folder);
       const stored = await openShards(place, undefined, WEIGHT_FILES);
       files.push(stored);
       const file = await unscaled(stored, place);
-      own.set(kind, await readConfig(join(place, "config.json")));
+      described.set(kind, await readConfig(join(place, "config.json")));
       if (file.metadata.config !== undefined) metadata = file.metadata;
-      const view = renamed(file, officialNames(kind, [...file.tensors.keys()], ""));
+      const own = officialNames(kind, [...file.tensors.keys()], "");
+      const used = new Set(known(kind, own).map(([, name]) => name));
+      leftOut.push(...[...file.tensors.keys()].filter((name) => !used.has(name)).map((name) => `${folder}/${name}`));
+      const view = renamed(file, own);
       modules.set(kind, kind === "vae" ? await withStatistics(place, view, files) : view);
     }
     check(modules.size > 0, "checkpoint", () => {
       return `[official] ${path} holds no ${Object.values(DIFFUSERS_FOLDERS).join(", ")}: expected at least one of these folders of a diffusers model`;
     });
-    for (const [kind, config] of own) {
+    for (const [kind, config] of described) {
       configs[kind] = translate(config, join(path, DIFFUSERS_FOLDERS[kind], "config.json"), modules.get("vae"));
     }
     if (names.includes("scheduler"))
@@ -320,7 +328,7 @@ async function openDiffusers(path: string, names: readonly string[]): Promise<Of
     // What this package wrote from an official file carries its configuration.
     Object.assign(configs, configSections(storedConfig(path, metadata), [...modules.keys()], path));
     const textEncoder = names.includes("text_encoder") ? path : undefined;
-    return models({ path, layout: "diffusers", configs, metadata, leftOut: [], textEncoder }, modules, files);
+    return models({ path, layout: "diffusers", configs, metadata, leftOut, textEncoder }, modules, files);
   } catch (error) {
     for (const file of files) await file.close();
     throw error;
