@@ -49,7 +49,7 @@ describe("openOfficial", () => {
     expect(await own.read(name)).toEqual(await whole.read(`vae.${name}`));
     expect(own.locate?.(name)).toEqual(whole.locate(`vae.${name}`));
     expect((await failure(() => models.module("upsampler"))).message).toMatch(
-      /holds no latent upsampler, only a transformer and VAE$/,
+      /holds no latent upsampler, only a transformer and VAE: take a file that has both, or bring both into one folder/,
     );
   });
 

@@ -5,6 +5,7 @@ import { readSafetensors } from "../../lib/formats/safetensors.js";
 import { findT5Folder, T5Folder } from "../../lib/models/text-encoder/index.js";
 import { device } from "../../lib/tensor/index.js";
 import { PtTensor, writePt } from "../support/pytorch.js";
+import { bare, float, floats, scaledWeight } from "../support/scaled.js";
 import { testFolder } from "../support/tiny.js";
 import { type TinyT5Options, tinyT5Config, writeTinyT5 } from "../support/tiny-t5.js";
 
@@ -54,6 +55,37 @@ describe("a T5's folder", () => {
     const error = Math.hypot(...half.map((v, i) => v - expected[i])) / Math.hypot(...expected);
     expect(error).toBeGreaterThan(0);
     expect(error).toBeLessThan(0.05);
+  });
+
+  it.each([
+    ["scale_weight", 1],
+    ["weight_scale", 3],
+  ] as const)("multiplies the scales of fp8 weights in: %s, %d files", async (kind, shards) => {
+    const scaled = new Map<string, ReturnType<typeof scaledWeight>>();
+    const values = await write({
+      change: (tensors) =>
+        tensors.map((tensor, i) => {
+          if (!/(SelfAttention|DenseReluDense)\.\w+\.weight$/.test(tensor.name)) return tensor;
+          const weight = scaledWeight(tensor.name, tensor.shape, i, i % 2 === 0);
+          scaled.set(tensor.name, weight);
+          return { ...tensor, data: floats([...weight.values]) };
+        }),
+    });
+    const codes = await write({
+      shards,
+      change: (tensors) => [
+        ...tensors.flatMap((tensor) => {
+          const own = scaled.get(tensor.name);
+          if (!own) return [tensor];
+          const name = tensor.name.replace(/weight$/, kind);
+          return [own.weight, float(name, own.scales, own.scales.length > 1 ? [own.scales.length] : [])];
+        }),
+        bare("scaled_fp8", "F8_E4M3", [0]),
+        bare("spiece_model", "U8", [7]),
+      ],
+    });
+    expect(scaled.size).toBeGreaterThan(10);
+    expect(await features(codes)).toEqual(await features(values));
   });
 
   it("reads PyTorch's files, sharded too", async () => {

@@ -272,6 +272,29 @@ describe("LTX-2", () => {
   });
 });
 
+it("brings a transformer and a VAE that lie in two files into one folder, as the message about one alone says", async () => {
+  const parts = {
+    transformer: await write(bf16(transformerShapes()), { config: JSON.stringify(transformerConfig) }),
+    vae: await write(bf16(vaeShapes("0.9.5")), { config: JSON.stringify(vaeConfig("0.9.5")) }),
+  };
+  const alone = await openOfficial(parts.transformer);
+  expect(await failure(async () => alone.module("vae"))).toMatchObject({
+    code: "checkpoint",
+    message: expect.stringMatching(
+      /holds no VAE, only a transformer: .* --to diffusers --out FOLDER" for each, the second with --force/,
+    ),
+  });
+  await alone.close();
+  const out = at("joined");
+  await convert(parts.transformer, out, { to: "diffusers" });
+  await convert(parts.vae, out, { to: "diffusers", force: true });
+  const models = await openOfficial(out);
+  expect(models.kinds).toEqual(["transformer", "vae"]);
+  const key = "encoder.conv_in.conv.weight";
+  expect(await models.module("vae").readF32(key)).toEqual(await values(parts.vae, key));
+  await models.close();
+});
+
 describe("diffusers' model_index.json", () => {
   it("names the pipeline that has the model's positions", async () => {
     for (const [generation, name] of [

@@ -1,5 +1,5 @@
 /** Adding LoRAs to the weights of a transformer: as its file is read, or once it is loaded. */
-import { check, LtxError } from "../../errors.js";
+import { check } from "../../errors.js";
 import { type Module, Parameter } from "../../nn/index.js";
 import { axpby, linear, reshape, transpose } from "../../ops/index.js";
 import { device, noGrad, scope, Tensor } from "../../tensor/index.js";
@@ -138,10 +138,11 @@ async function merge(file: TensorFile, key: string, loras: readonly WeightedLora
 }
 
 /**
- * Gives a loaded transformer the weights of `base` with `loras` merged, instead of those with `before` merged: all of
- * them, or when that fails none. With no LoRAs it has its own weights again, to the bit.
+ * Gives a loaded transformer the weights of `base` with `loras` merged, instead of those with `before` merged. With no
+ * LoRAs it has its own weights again, to the bit.
  * @param base the file that the transformer was loaded from, under the official names
- * @throws LtxError as {@link withLoras}, after which the weights are those with `before`
+ * @throws LtxError as {@link withLoras} before anything is written, and from reading, after which some weights may have
+ *   changed: load them anew
  */
 export async function applyLoras(
   transformer: Module,
@@ -151,31 +152,10 @@ export async function applyLoras(
 ): Promise<void> {
   const merged = withLoras(base, loras);
   const changed = new Set([...loras, ...before].flatMap(({ lora }) => [...lora.factors.keys()]));
-  const parameters = [...transformer.namedState()].filter(
-    (entry): entry is [string, Parameter] => changed.has(entry[0]) && entry[1] instanceof Parameter,
-  );
-  const write = async (key: string, parameter: Parameter, from: TensorFile) => {
-    parameter.write(await from.readF32(key));
+  for (const [key, item] of transformer.namedState()) {
+    if (!changed.has(key) || !(item instanceof Parameter)) continue;
+    item.write(await merged.readF32(key));
     // The copy is queued with the values that it is made from: they go before the next ones come.
-    await parameter.ready();
-  };
-  const written: [string, Parameter][] = [];
-  try {
-    for (const [key, parameter] of parameters) {
-      written.push([key, parameter]);
-      await write(key, parameter, merged);
-    }
-  } catch (error) {
-    const old = withLoras(base, before);
-    try {
-      for (const [key, parameter] of written) await write(key, parameter, old);
-    } catch (cause) {
-      throw new LtxError(
-        "io",
-        `[lora] the LoRAs can't be changed (${(error as Error).message}), nor the weights put back (${(cause as Error).message}): load the model again`,
-        { cause: error },
-      );
-    }
-    throw error;
+    await item.ready();
   }
 }

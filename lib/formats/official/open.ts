@@ -152,7 +152,7 @@ function models(
       const file = modules.get(kind);
       check(file, "checkpoint", () => {
         const there = [...modules.keys()].map((name) => KIND_NAMES[name]).join(" and ");
-        return `[official] ${path} holds no ${KIND_NAMES[kind]}, only a ${there}`;
+        return `[official] ${path} holds no ${KIND_NAMES[kind]}, only a ${there}: take a file that has both, or bring both into one folder ("ltx-native convert --checkpoint FILE --to diffusers --out FOLDER" for each, the second with --force) and name that`;
       });
       return file;
     },

@@ -48,6 +48,8 @@ export interface PipelineLoadOptions {
   textEncoderMaxTokens?: number;
   /** Stops loading. */
   signal?: AbortSignal;
+  /** Called with what to know of the LoRAs: what was left out or taken for granted. */
+  onNotice?: (message: string) => void;
   /** Called while weights are loaded, also those that come with the first video, or with each where they take turns. */
   onLoad?: (progress: LoadProgress) => void;
 }
@@ -159,6 +161,10 @@ export async function openModels(options: PipelineLoadOptions): Promise<OpenedMo
   try {
     const { facts, vae } = await describe(files, options.sampler);
     loras = await openFitting(options.loras ?? [], files);
+    const tell = (opened: readonly WeightedLora[]) => {
+      for (const notice of opened.flatMap(({ lora }) => lora.notices)) options.onNotice?.(notice);
+    };
+    tell(loras);
     const withFiles = async <T>(body: (files: OfficialModels, loras: WeightedLora[]) => Promise<T>): Promise<T> => {
       if (open) return body(files, loras);
       const again = await openOfficial(checkpoint);
@@ -207,6 +213,7 @@ export async function openModels(options: PipelineLoadOptions): Promise<OpenedMo
       let next: WeightedLora[] = [];
       try {
         next = await openFitting(wanted, base);
+        tell(next);
         if (offload) await models.unload("transformer");
         else await merge(base, next);
         [loras, next] = [next, loras];

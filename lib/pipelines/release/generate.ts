@@ -102,10 +102,10 @@ export async function generateRelease(request: ReleaseRequest, options: ReleaseO
 type Call = Omit<MultiScaleOptions, "outputType">;
 
 async function draw(call: Call, config: PipelineConfig, files: ReleaseFiles, options: ReleaseOptions): Promise<Video> {
-  const { device, offload, loras, signal } = options;
+  const { device, offload, loras, signal, onNotice } = options;
   const { checkpoint, textEncoder, spatialUpscaler } = files;
   const { precision, sampler } = config;
-  const load = { checkpoint, textEncoder, precision, sampler, device, offload, loras, signal };
+  const load = { checkpoint, textEncoder, precision, sampler, device, offload, loras, signal, onNotice };
   const pipeline = spatialUpscaler
     ? await LtxMultiScalePipeline.load({ ...load, spatialUpscaler })
     : await LtxVideoPipeline.load(load);

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { PixelClip } from "../../../lib/formats/media/clip.js";
+import { readSafetensors, writeSafetensors } from "../../../lib/formats/safetensors.js";
 import {
   device,
   type LoadProgress,
@@ -15,6 +16,7 @@ import {
 } from "../../../lib/index.js";
 import { Parameter } from "../../../lib/nn/index.js";
 import { writeLora } from "../../support/official.js";
+import { bare, float, floats, scaledWeight } from "../../support/scaled.js";
 import { testFolder } from "../../support/tiny.js";
 import { TINY_TIMES, tinyCheckpoint, tinyTextEncoder } from "../../support/tiny-official.js";
 import { writeTinyT5 } from "../../support/tiny-t5.js";
@@ -297,6 +299,49 @@ describe("what is refused", () => {
       message: expect.stringContaining("another model"),
     });
   });
+});
+
+it("draws with scaled fp8 weights what it draws with the numbers that they stand for", async () => {
+  const file = await readSafetensors(tinyCheckpoint);
+  const scaled = (name: string) =>
+    /transformer_blocks\.\d\.(attn1|attn2|ff)\..*\.weight$/.test(name) && !/norm/.test(name);
+  const tensors = [...file.tensors].map(([name, { dtype, shape }], i) => {
+    const plain = { name, dtype, shape, data: () => file.read(name) };
+    if (!scaled(name)) return { codes: [plain], values: plain };
+    const { weight, scales, values } = scaledWeight(name, shape, i, i % 3 === 0);
+    const scale = float(name.replace(/weight$/, "scale_weight"), scales, scales.length > 1 ? [shape[0]] : []);
+    return { codes: [weight, scale], values: { name, dtype: "F32" as const, shape, data: floats([...values]) } };
+  });
+  const [codes, values] = ["codes", "values"].map((name) => join(folder, `${name}.safetensors`));
+  const marker = bare("model.diffusion_model.scaled_fp8", "F8_E4M3", [0]);
+  await writeSafetensors(codes, [...tensors.flatMap((tensor) => tensor.codes), marker], file.metadata);
+  await writeSafetensors(
+    values,
+    tensors.map((tensor) => tensor.values),
+    file.metadata,
+  );
+  await file.close();
+  expect(tensors.filter((tensor) => tensor.codes.length > 1).length).toBeGreaterThan(10);
+  const drawn: number[][] = [];
+  for (const checkpoint of [codes, values]) {
+    const own = await LtxVideoPipeline.load({ checkpoint, textEncoder, precision: "float32" });
+    drawn.push(await latents({}, own));
+    own.dispose();
+  }
+  expect(drawn[0].every(Number.isFinite)).toBe(true);
+  expect(drawn[0]).toEqual(drawn[1]);
+  expect(drawn[0]).not.toEqual(await latents({}));
+});
+
+it("tells what of a LoRA is left out or taken for granted", async () => {
+  const path = await writeLora(join(folder, "adapter_model.safetensors"), { prefix: "base_model.model." });
+  const notices: string[] = [];
+  const onNotice = (notice: string) => notices.push(notice);
+  const own = await LtxVideoPipeline.load({ checkpoint: tinyCheckpoint, textEncoder, loras: [path], onNotice });
+  expect(notices).toEqual([expect.stringMatching(/adapter_config\.json beside them, which is missing/)]);
+  await own.setLoras([{ path, weight: 2 }]);
+  expect(notices).toHaveLength(2);
+  own.dispose();
 });
 
 it("merges LoRAs by their weights", async () => {
