@@ -36,6 +36,30 @@ export * as nn from "./nn/index.js";
 export * as ops from "./ops/index.js";
 export * as optim from "./optim/index.js";
 export * from "./pipelines/index.js";
-export * from "./tensor/index.js";
+export {
+  type BackendStatus,
+  backends,
+  backward,
+  checkpoint,
+  Device,
+  type DType,
+  device,
+  empty,
+  gradients,
+  isRecording,
+  keep,
+  type MemoryGroup,
+  narrow,
+  noGrad,
+  type Shape,
+  type StepReport,
+  scope,
+  sizeOf,
+  Tensor,
+  type TensorOptions,
+  type TypedArray,
+  widen,
+  withMemoryGroup,
+} from "./tensor/index.js";
 export * from "./training/index.js";
 export { version } from "./version.js";

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { faultsOf, runChild, runTarget, type Tally } from "./fuzz/run.js";
 import { outcomes, type Target } from "./fuzz/target.js";
-import { targetNamed, targets } from "./fuzz/targets/index.js";
+import { targetNamed, targetNames } from "./fuzz/targets/index.js";
 
 const usage = `Usage: npm run fuzz -- [options]
   --reader NAME,...  what to fuzz (default: all); --list names them
@@ -78,9 +78,9 @@ async function main(): Promise<void> {
     },
   });
   if (values.help) return console.log(usage);
-  if (values.list) return console.log(targets.map(({ name, about }) => `${name.padEnd(18)} ${about}`).join("\n"));
   const names = values.reader?.flatMap((text) => text.split(","));
-  const chosen = names?.map((name) => targetNamed(name)) ?? targets;
+  const chosen = await Promise.all((names ?? targetNames).map(targetNamed));
+  if (values.list) return console.log(chosen.map(({ name, about }) => `${name.padEnd(18)} ${about}`).join("\n"));
   const seed = count("seed", values.seed, 0) ?? 1;
   const jobs = count("jobs", values.jobs, 1) ?? Math.min(4, availableParallelism());
   if (values.case !== undefined) {

@@ -39,9 +39,10 @@ process.on("uncaughtException", (error) => {
 const oneLine = (text: string) => text.replace(/\s+/g, " ").slice(0, 300);
 
 async function main(work: Work): Promise<void> {
-  const target = targetNamed(work.target);
+  const target = await targetNamed(work.target);
   const bound = target.maxMemory ?? DEFAULT_MEMORY;
   mkdirSync(work.folder, { recursive: true });
+  process.chdir(work.folder); // what is written to a relative path by a random argument
   const run = await target.setup(work.folder);
   const deadline = work.time === undefined ? Number.POSITIVE_INFINITY : Date.now() + work.time;
   // What loading has left to be closed is closed before files are counted.

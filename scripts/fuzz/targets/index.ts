@@ -1,49 +1,33 @@
-/** All targets, in the order of the table. */
+/** All targets, in the order of the table, by the files that hold them: a child loads only the one it needs. */
 import type { Target } from "../target.js";
-import { yamlPipeline, yamlScheme, yamlTrain } from "./config.js";
-import { hubCache } from "./hub.js";
-import { animations, comments, images, ppm, videos } from "./media.js";
-import { arrayClips, npy, npz } from "./numpy.js";
-import { planted } from "./planted.js";
-import { ptLegacy, ptZip, zip64 } from "./pytorch.js";
-import { safetensors } from "./safetensors.js";
-import { caches, runs, storedConfig } from "./stored.js";
-import { sentencePiece, t5Folder, tokenizerJson } from "./tokenizer.js";
-import { lora, modelConfig, official, shards } from "./weights.js";
 
-export const targets: readonly Target[] = [
-  safetensors,
-  shards,
-  ptZip,
-  ptLegacy,
-  zip64,
-  npz,
-  npy,
-  arrayClips,
-  lora,
-  official,
-  modelConfig,
-  tokenizerJson,
-  sentencePiece,
-  t5Folder,
-  yamlTrain,
-  yamlPipeline,
-  yamlScheme,
-  storedConfig,
-  runs,
-  caches,
-  hubCache,
-  images,
-  animations,
-  comments,
-  ppm,
-  videos,
+type Family = () => Promise<Record<string, unknown>>;
+
+const families: readonly [names: readonly string[], load: Family][] = [
+  [["safetensors"], () => import("./safetensors.js")],
+  [["pt-zip", "pt-legacy", "zip64"], () => import("./pytorch.js")],
+  [["npz", "npy", "array-clips"], () => import("./numpy.js")],
+  [["shards", "lora", "official", "model-config"], () => import("./weights.js")],
+  [["tokenizer.json", "spiece.model", "t5-folder"], () => import("./tokenizer.js")],
+  [["yaml-train", "yaml-pipeline", "yaml-scheme"], () => import("./config.js")],
+  [["stored-config", "run", "caches"], () => import("./stored.js")],
+  [["hub-cache"], () => import("./hub.js")],
+  [["images", "animations", "comments", "ppm", "videos"], () => import("./media.js")],
+  [["ops"], () => import("./ops.js")],
+  [["native"], () => import("./native.js")],
 ];
 
-/** One of them, or a planted fault, which runs only when it is asked for. */
-export function targetNamed(name: string): Target {
-  const found = [...targets, ...planted].find((target) => target.name === name);
-  if (!found)
-    throw new Error(`unknown reader ${name}, expected one of ${targets.map((target) => target.name).join(", ")}`);
-  return found;
+/** Without the planted faults, which run only when they are asked for. */
+export const targetNames: readonly string[] = families.flatMap(([names]) => names);
+
+const isTarget = (value: unknown): value is Target => typeof value === "object" && value !== null && "setup" in value;
+
+export async function targetNamed(name: string): Promise<Target> {
+  const family = families.find(([names]) => names.includes(name))?.[1];
+  const found = name.startsWith("planted-")
+    ? (await import("./planted.js")).planted
+    : Object.values((await family?.()) ?? {}).filter(isTarget);
+  const target = found.find((item) => item.name === name);
+  if (!target) throw new Error(`unknown reader ${name}, expected one of ${targetNames.join(", ")}`);
+  return target;
 }
