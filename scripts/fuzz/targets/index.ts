@@ -15,6 +15,7 @@ const families: readonly [names: readonly string[], load: Family][] = [
   [["images", "animations", "comments", "ppm", "videos"], () => import("./media.js")],
   [["ops"], () => import("./ops.js")],
   [["native"], () => import("./native.js")],
+  [["api"], () => import("./api.js")],
 ];
 
 /** Without the planted faults, which run only when they are asked for. */
