@@ -5,6 +5,15 @@ import { type Problem, section } from "./problems.js";
 export const dataSchema = section({
   source: z.enum(["moving-mnist", "npz", "npy"]).default("moving-mnist"),
   path: z.string().min(1).optional(),
+  axes: z
+    .string()
+    // A picture is read in one piece: its rows follow one another, its channels lie inside or outside of it.
+    .regex(/^(?!.*(.).*\1)(?=.*N)(?=.*F)(\(NF\)|[NFC]){1,3}HWC?$/, {
+      message:
+        "expected the order of the array's axes, each letter once, H and W last but for C: NFHW, FNHW, NFHWC, NFCHW, " +
+        "NCFHW, (NF)HW, (NF)CHW, …",
+    })
+    .optional(),
   num_channels: count.default(1),
   num_classes: count.default(10),
   frame_processing: z.enum(["clip", "sample"]).default("clip"),
@@ -30,9 +39,10 @@ type DataInput = z.output<typeof dataSchema>;
  * `source` `moving-mnist` draws `size` clips of `digits` digits, each `digit_size` pixels a side, that move
  * `min_speed` to `max_speed` pixels a frame; `npz` reads the reference's `videos_data.npz` and `labels_data.npz` from
  * the folder `path`; `npy` reads the original test sequence, without labels, from the file `path` or from
- * `mnist_test_seq.npy` in that folder. Files are scaled to the clip's size, and the last tenth of their videos is held
- * out. `frame_processing` is for files: `clip` takes the first `frames` frames of a longer video, `sample` every k-th, k
- * the whole part of the video's frames / `frames`.
+ * `mnist_test_seq.npy` in that folder. `axes` says how the axes of an array of another order lie: N videos, F frames, C
+ * channels, H height, W width, `(NF)` where all videos' frames share one. Files are scaled to the clip's size, and the
+ * last tenth of their videos is held out. `frame_processing` is for files: `clip` takes the first `frames` frames of a
+ * longer video, `sample` every k-th, k the whole part of the video's frames / `frames`.
  */
 export type DataConfig = Omit<DataInput, "image_size" | "input_number_of_frames" | "frames" | "height" | "width"> & {
   frames: number;
@@ -63,6 +73,9 @@ export function resolveData(input: DataInput, path: readonly PropertyKey[], prob
   if (data.source !== "moving-mnist" && data.path === undefined) {
     const message = `missing, source "${data.source}" needs the place of its files`;
     problems.push({ path: [...path, "path"], message });
+  }
+  if (data.source === "moving-mnist" && data.axes !== undefined) {
+    problems.push({ path: [...path, "axes"], message: 'is for arrays: source "npz" or "npy"' });
   }
   if (data.source === "moving-mnist") checkDrawn(data, path, problems);
   return data;

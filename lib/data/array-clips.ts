@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { check, LtxError } from "../errors.js";
 import { type NpyArray, openNpy, openNpz } from "../formats/npy.js";
 import { fileIdentity } from "../formats/paths.js";
+import { findLayout, fitsLabels, type Layout } from "./array-layout.js";
 import type { Split } from "./digits.js";
 import { promptFor } from "./moving-mnist.js";
 import { resizeFrame } from "./resize.js";
@@ -17,6 +18,8 @@ export interface ArrayClipsOptions {
   height: number;
   width: number;
   channels: number;
+  /** The order of the array's axes, where it is another one than the file's own: `NFHW`, see {@link Layout}. */
+  axes?: string;
   /** `clip` takes the first frames of a video, `sample` every floor(video's frames / `frames`)-th. */
   frameProcessing: "clip" | "sample";
   split: Split;
@@ -29,42 +32,37 @@ export interface ArrayClipsOptions {
 const VIDEOS_FILE = "videos_data.npz";
 const LABELS_FILE = "labels_data.npz";
 const SEQUENCES_FILE = "mnist_test_seq.npy";
-/** The reference's videos, which an array without those axes must be. */
-const REFERENCE_VIDEO = [30, 64, 64] as const;
 /** Every tenth of the videos, the last ones, are held out. The reference has no such split. */
 const HELD_OUT = 10;
 /** Classes: the digits. */
 const LABELS = 10;
 
-/** How the videos lie in their array. */
-interface Videos {
-  array: NpyArray;
-  file: string;
-  count: number;
-  frames: number;
-  height: number;
-  width: number;
-  channels: number;
-  /** Elements from a video to the next one, and from a frame to the next. */
-  videoStride: number;
-  frameStride: number;
-}
+/** Floats beyond 0 and 1 by less than this are rounding, of a resize say. */
+const ROUNDING = 1e-3;
+
+/** Videos in their array. */
+type Videos = Layout & { array: NpyArray; file: string };
 
 /**
- * `videos_data.npz` and `labels_data.npz` from a folder: uint8 videos (N, F, H, W), with or without a channel axis, or
- * any shape that holds 30 frames of 64 x 64 a video; labels (N, F, digits), of which the first frame's count.
+ * `videos_data.npz` and `labels_data.npz` from a folder: videos (N, F, H, W), with or without a channel axis, in another
+ * order that the labels' shape tells or `axes` says, or all videos' frames in one axis, as in the reference's file
+ * (N * F, 1, 64, 64); labels (N, F, digits), of which the first frame's count.
  * @throws LtxError `file_format` for arrays of another form, `config` when the videos do not give such clips, `io`
  */
 export async function openNpzClips(options: ArrayClipsOptions): Promise<DataSource> {
   const file = join(options.path, VIDEOS_FILE);
-  const videos = videosFirst(await openNpz(file), file);
+  const array = await openNpz(file);
   const labelFile = join(options.path, LABELS_FILE);
-  const labels = await readLabels(await openNpz(labelFile), labelFile, videos);
+  const labelArray = await openNpz(labelFile);
+  const layout = await findLayout(array, file, { ...options, usual: "NF", labels: labelArray.shape });
+  const videos = { ...layout, array, file };
+  const labels = await readLabels(labelArray, labelFile, videos);
   return new ArrayClips(videos, options, labels, await fileIdentity(file));
 }
 
 /**
- * `mnist_test_seq.npy` of the original Moving MNIST: uint8 (F, N, H, W), no labels, so every prompt is empty.
+ * `mnist_test_seq.npy` of the original Moving MNIST: uint8 (F, N, H, W), no labels, so every prompt is empty. Another
+ * order is read where `axes` says it.
  * @throws LtxError as {@link openNpzClips}
  */
 export async function openNpyClips(options: ArrayClipsOptions): Promise<DataSource> {
@@ -73,41 +71,19 @@ export async function openNpyClips(options: ArrayClipsOptions): Promise<DataSour
   });
   const file = info.isDirectory() ? join(options.path, SEQUENCES_FILE) : options.path;
   const array = await openNpy(file);
-  const { shape } = array;
-  if (shape.length !== 4) throw wrongShape(file, shape, "(frames, videos, height, width)");
-  const [frames, count, height, width] = shape;
-  const area = height * width;
-  const layout = { count, frames, height, width, channels: 1, videoStride: area, frameStride: count * area };
-  return new ArrayClips({ array, file, ...layout }, options, null, await fileIdentity(file));
+  const layout = await findLayout(array, file, { ...options, usual: "FN" });
+  return new ArrayClips({ ...layout, array, file }, options, null, await fileIdentity(file));
 }
 
 const wrongShape = (file: string, shape: readonly number[], expected: string) =>
   new LtxError("file_format", `[data] ${file} has shape (${shape.join(", ")}), expected ${expected}`);
-
-function videosFirst(array: NpyArray, file: string): Videos {
-  const { shape, size } = array;
-  let [frames, height, width, channels]: number[] = [...REFERENCE_VIDEO, 1];
-  if (shape.length === 4) [, frames, height, width] = shape;
-  else if (shape.length === 5) {
-    // One channel may stand before or after height and width: the bytes are the same.
-    const rest = shape.slice(1);
-    [frames, height, width, channels] = rest[3] !== 1 && rest[1] === 1 ? [rest[0], rest[2], rest[3], 1] : rest;
-  } else if (size === 0 || size % (frames * height * width) !== 0) {
-    throw wrongShape(file, shape, "(videos, frames, height, width)");
-  }
-  const frameStride = height * width * channels;
-  const videoStride = frames * frameStride;
-  if (videoStride === 0 || size === 0) throw wrongShape(file, shape, "at least one video");
-  return { array, file, count: size / videoStride, frames, height, width, channels, videoStride, frameStride };
-}
 
 /** The digits of each video: those of its first frame. */
 async function readLabels(array: NpyArray, file: string, videos: Videos): Promise<number[][]> {
   const { shape, size } = array;
   const each = size / videos.count;
   const { count, frames } = videos;
-  const fits = shape.length <= 1 || shape[0] === count || shape[0] === count * frames;
-  if (size === 0 || !Number.isInteger(each) || !fits) {
+  if (size === 0 || !Number.isInteger(each) || !fitsLabels(videos, shape)) {
     throw wrongShape(file, shape, `(${count}, ${frames}, digits) to go with ${videos.file}`);
   }
   // An array that names all frames has their number among its axes, or a multiple of it for each video.
@@ -172,7 +148,17 @@ class ArrayClips implements DataSource {
   /** The videos' file as it is, and what is taken of it. */
   get fingerprint(): string {
     const { frames, height, width, channels, length, first, step } = this;
-    return JSON.stringify({ file: this.identity, frames, height, width, channels, length, first, step });
+    return JSON.stringify({
+      file: this.identity,
+      axes: this.videos.axes,
+      frames,
+      height,
+      width,
+      channels,
+      length,
+      first,
+      step,
+    });
   }
 
   async clip(index: number): Promise<Clip> {
@@ -191,9 +177,10 @@ class ArrayClips implements DataSource {
   }
 
   private async readFrames(at: number): Promise<Uint8Array[]> {
-    const { array, frameStride, videoStride, height, width, channels } = this.videos;
+    const { array, frameStride, videoStride, height, width, channels, channelStride } = this.videos;
     const size = height * width * channels;
     const offsets = Array.from({ length: this.frames }, (_, f) => at * videoStride + f * this.step * frameStride);
+    if (channels > 1 && channelStride > 1) return Promise.all(offsets.map((offset) => this.readPlanes(offset, at)));
     if (frameStride !== size) {
       return Promise.all(offsets.map(async (offset) => this.pixels(await array.read(offset, size), at)));
     }
@@ -203,16 +190,28 @@ class ArrayClips implements DataSource {
     return offsets.map((offset) => bytes.subarray(offset - offsets[0], offset - offsets[0] + size));
   }
 
+  /** A frame whose channels lie apart, each a whole picture. */
+  private async readPlanes(offset: number, at: number): Promise<Uint8Array> {
+    const { array, height, width, channels, channelStride } = this.videos;
+    const area = height * width;
+    const frame = new Uint8Array(area * channels);
+    for (let c = 0; c < channels; c++) {
+      const plane = this.pixels(await array.read(offset + c * channelStride, area), at);
+      for (let i = 0; i < area; i++) frame[i * channels + c] = plane[i];
+    }
+    return frame;
+  }
+
   /** Bytes as they are, floats from 0 to 1 as bytes. */
   private pixels(values: ArrayLike<number>, at: number): Uint8Array {
     if (values instanceof Uint8Array) return values;
     const bytes = new Uint8Array(values.length);
     for (let i = 0; i < values.length; i++) {
       const value = values[i];
-      check(value >= 0 && value <= 1, "file_format", () => {
+      check(value >= -ROUNDING && value <= 1 + ROUNDING, "file_format", () => {
         return `[data] ${this.videos.file}: video ${at} holds ${value}, expected floats from 0 to 1`;
       });
-      bytes[i] = Math.round(value * 255);
+      bytes[i] = Math.round(Math.min(1, Math.max(0, value)) * 255);
     }
     return bytes;
   }

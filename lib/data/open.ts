@@ -10,6 +10,8 @@ export interface DataOptions {
   source: "moving-mnist" | "npz" | "npy";
   /** Where the files are, for sources that read any. */
   path?: string;
+  /** Order of the axes of an array, where the file's own does not tell it: `NFHW`. */
+  axes?: string;
   frames: number;
   /** Of the source's clips, where they are then cut or repeated to `frames`. */
   source_frames?: number;
@@ -37,7 +39,7 @@ export async function openData(options: DataOptions, split: Split = "train", siz
 }
 
 async function openSource(options: DataOptions, split: Split, size: number | undefined): Promise<DataSource> {
-  const { source, path, frames, height, width, digits, seed } = options;
+  const { source, path, axes, frames, height, width, digits, seed } = options;
   if (source === "moving-mnist") {
     const { digit_size: digitSize, min_speed: minSpeed, max_speed: maxSpeed } = options;
     const drawn = { frames, height, width, digits, digitSize, seed, minSpeed, maxSpeed };
@@ -45,7 +47,7 @@ async function openSource(options: DataOptions, split: Split, size: number | und
   }
   check(path !== undefined, "config", () => `[data] source "${source}" needs a path`);
   const { num_channels: channels, frame_processing: frameProcessing } = options;
-  const clips = { path, frames, height, width, channels, frameProcessing, split, size, seed };
+  const clips = { path, axes, frames, height, width, channels, frameProcessing, split, size, seed };
   return source === "npz" ? openNpzClips(clips) : openNpyClips(clips);
 }
 

@@ -2,8 +2,8 @@
  * NumPy arrays: `.npy` files, and the first array of an `.npz` archive. Format:
  * https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
  */
-import { stat } from "node:fs/promises";
 import { check, LtxError } from "../errors.js";
+import { fileIdentity } from "./paths.js";
 import { openRandomAccess, type RandomAccess } from "./random-access.js";
 import { openZip } from "./zip.js";
 
@@ -148,12 +148,13 @@ export async function openNpz(path: string): Promise<NpyArray> {
       return await arrayAt(path, header, entry.start, entry.size, name);
     }
     if (entry.size > MAX_IN_MEMORY) failing(name)(tooLarge(entry.size, "store it uncompressed with numpy.savez"));
-    const { mtimeMs, size } = await stat(path);
-    const bytes = await shared(`${path}\n${mtimeMs}\n${size}`, () => archive.read(entry));
-    const header = parseNpyHeader(bytes, name);
-    checkLength(header, bytes.length, name);
-    const data = bytes.subarray(header.dataStart);
-    return inMemory(header, header.fortran ? rowMajor(data, header) : data);
+    return await shared(await fileIdentity(path), async () => {
+      const bytes = await archive.read(entry);
+      const header = parseNpyHeader(bytes, name);
+      checkLength(header, bytes.length, name);
+      const data = bytes.subarray(header.dataStart);
+      return inMemory(header, header.fortran ? rowMajor(data, header) : data);
+    });
   } finally {
     await archive.close();
   }
@@ -171,22 +172,38 @@ async function withFile<T>(path: string, body: (file: RandomAccess) => Promise<T
   }
 }
 
-/** Arrays in memory, as long as anyone uses them: training and held-out clips come from one file. */
-const cache = new Map<string, WeakRef<Uint8Array>>();
+/** Arrays in memory, by file, as long as anyone uses them: training and held-out clips come from one file. */
+const kept = new Map<string, WeakRef<NpyArray>>();
+const loading = new Map<string, Promise<NpyArray>>();
+const forgotten = new FinalizationRegistry<string>((key) => {
+  // Another array may have taken the place of the one that went.
+  if (!kept.get(key)?.deref()) kept.delete(key);
+});
 
-async function shared(key: string, load: () => Promise<Uint8Array>): Promise<Uint8Array> {
-  const kept = cache.get(key)?.deref();
-  if (kept) return kept;
-  const bytes = await load();
-  cache.set(key, new WeakRef(bytes));
-  return bytes;
+/** The array of that key, loaded once however many ask for it, also at once. */
+async function shared(key: string, load: () => Promise<NpyArray>): Promise<NpyArray> {
+  const there = kept.get(key)?.deref() ?? loading.get(key);
+  if (there) return there;
+  const work = load();
+  loading.set(key, work);
+  try {
+    const array = await work;
+    kept.set(key, new WeakRef(array));
+    forgotten.register(array, key);
+    return array;
+  } finally {
+    loading.delete(key);
+  }
 }
 
 const sizeOf = ({ shape }: Pick<NpyHeader, "shape">): number => shape.reduce((n, d) => n * d, 1);
 
 function checkLength(header: NpyHeader, length: number, name: string): void {
   const expected = header.dataStart + sizeOf(header) * ELEMENT_BYTES[header.dtype];
-  if (length !== expected) {
+  if (length > expected) {
+    failing(name)(`has ${length - expected} bytes behind its array; keep one array in a file (numpy.save once)`);
+  }
+  if (length < expected) {
     failing(name)(
       `has ${length} bytes, its shape (${header.shape}) of ${header.dtype} needs ${expected}; the file is damaged`,
     );
@@ -260,10 +277,16 @@ function decode(bytes: Uint8Array, dtype: NpyDtype, bigEndian: boolean): NpyValu
     case "f8":
       return new Float64Array(buffer);
     case "u8":
-      return Float64Array.from(new BigUint64Array(buffer), Number);
+      return asDoubles(new BigUint64Array(buffer));
     case "i8":
-      return Float64Array.from(new BigInt64Array(buffer), Number);
+      return asDoubles(new BigInt64Array(buffer));
   }
+}
+
+function asDoubles(values: BigUint64Array | BigInt64Array): Float64Array {
+  const result = new Float64Array(values.length);
+  for (let i = 0; i < values.length; i++) result[i] = Number(values[i]);
+  return result;
 }
 
 /** Column-major elements in row-major order. */

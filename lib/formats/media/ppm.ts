@@ -49,6 +49,7 @@ export class PpmFrames {
       return chunk.subarray(HEADER_BYTES);
     }
     const [header, width, height] = [found[0], Number(found[1]), Number(found[2])];
+    check(width > 0 && height > 0, "file_format", () => `[media] ${this.name} has frames of ${width}x${height} pixels`);
     const same = this.count === 0 || (this.size.height === height && this.size.width === width);
     check(same, "file_format", () => {
       return `[media] ${this.name} changes its size, from ${this.size.width}x${this.size.height} to ${width}x${height}`;
