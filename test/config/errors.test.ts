@@ -431,3 +431,25 @@ describe("parameters that stand alone", () => {
     expect(parseLossParams({}, "m", 3)).toMatchObject({ disc_in_channels: 3, rec_loss: "l1", use_nll: true });
   });
 });
+
+describe("the order of an array's axes", () => {
+  const withAxes = (axes: string) =>
+    TEXTS.vae.replace("image_size:", `source: npy\n  path: x.npy\n  axes: "${axes}"\n  image_size:`);
+
+  it.each(["NFHW", "FNHW", "NFHWC", "NFCHW", "NCFHW", "CNFHW", "(NF)HW", "(NF)CHW", "(NF)HWC"])("may be %s", (axes) => {
+    expect(parseConfig(withAxes(axes), "x.yaml")).toMatchObject({ data: { axes } });
+  });
+
+  it.each(["", "NHW", "NFWH", "NFHHW", "NFHWCC", "CNFHWC", "HWNF", "nfhw", "NF(HW)", "NFHWX", "(NF)NHW"])(
+    "may not be %s",
+    (axes) => {
+      expect(fault(withAxes(axes))).toContain("data.axes");
+    },
+  );
+
+  it("is for arrays", () => {
+    expect(edited("vae", ["image_size:", "axes: NFHW\n  image_size:"])).toContain(
+      'data.axes: is for arrays: source "npz" or "npy"',
+    );
+  });
+});

@@ -1,4 +1,5 @@
 /** Images through sharp, as bytes in RGB. */
+import { readFile, stat } from "node:fs/promises";
 import { check, LtxError } from "../../errors.js";
 import type { Animation } from "../images.js";
 import { loadSharp } from "../text.js";
@@ -23,9 +24,12 @@ export async function readImage(
 ): Promise<Animation> {
   const sharp = await loadSharp();
   try {
+    checkRoom((await stat(path)).size, `the file ${path}`, "give a smaller one");
+    // In memory, so that no file stays open in sharp's cache.
+    const file = await readFile(path);
     // sharp's limit counts the pixels of all frames together.
     const input = { limitInputPixels: false };
-    const { format, width, height, pageHeight = height, pages = 1 } = await sharp(path, input).metadata();
+    const { format, width, height, pageHeight = height, pages = 1 } = await sharp(file, input).metadata();
     check(format === kind.format, "file_format", () => `[media] ${path} is ${kind.name}, but opens as ${format}`);
     check(width * pageHeight <= MAX_PIXELS, "file_format", () => {
       return `[media] ${path} has ${width}x${pageHeight} pixels, more than ${MAX_PIXELS}: make it smaller`;
@@ -34,7 +38,7 @@ export async function readImage(
     if (!animated && pages > 1) onNotice(`${path} has ${pages} pages: the first is read`);
     const frames = animated ? Math.max(1, Math.min(pages, maxFrames)) : 1;
     checkRoom(frames * width * pageHeight * 3, `the ${frames} frames of ${path}`, "give fewer or smaller ones");
-    const image = frames > 1 ? sharp(path, { ...input, pages: frames }) : sharp(path, input).autoOrient();
+    const image = frames > 1 ? sharp(file, { ...input, pages: frames }) : sharp(file, input).autoOrient();
     const { data, info } = await image
       .flatten({ background: "#000000" })
       .toColourspace("srgb")
