@@ -17,8 +17,8 @@ export interface ScheduleOptions {
   /** Latent pixels of one sample: frames · height · width. */
   tokens: number;
   /**
-   * The official code computes in float32, in which the times of very many tokens become the same; without it they
-   * are exact.
+   * Keeps the official float32 arithmetic also where it makes times of very many tokens the same. Otherwise those, and
+   * only those, are computed exactly.
    */
   float32?: boolean;
 }
@@ -50,11 +50,14 @@ function spreadTimes(
   wanted: number | undefined,
   { tokens, float32 = false }: ScheduleOptions,
 ): number[] {
-  const round = float32 ? Math.fround : exactly;
   check(wanted !== undefined && Number.isSafeInteger(wanted) && wanted >= 1, "invalid_argument", () => {
     return `[schedule] numInferenceSteps must be a whole number from 1, got ${wanted}`;
   });
-  return shifted(config, spread(config, Math.min(wanted, config.num_train_timesteps)), tokens, round);
+  const times = spread(config, Math.min(wanted, config.num_train_timesteps));
+  // Rounded as officially: it decides which entry of a guidance list holds for a first time of 1 or the number below 1.
+  const official = shifted(config, times, tokens, Math.fround);
+  const falling = official.every((t, i) => i === 0 || t < official[i - 1]);
+  return float32 || falling ? official : shifted(config, times, tokens, exactly);
 }
 
 function checkedTimesteps(timesteps: readonly number[]): number[] {
