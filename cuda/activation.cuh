@@ -42,10 +42,19 @@ LTX_DEVICE float gelu_tanh_gradient(float x) {
   return s * fmaf(x * (e * s), 1.59576912f * fmaf(3.0f * 0.044715f, square, 1.0f), 1.0f);
 }
 
+// x times the normal distribution's function, and its derivative; both keep their precision where they tend to 0.
+LTX_DEVICE float normal_cdf(float x) { return 0.5f * erfcf(-0.70710678f * x); }
+LTX_DEVICE float gelu(float x) { return at_least(x, -16.0f) * normal_cdf(x); }
+LTX_DEVICE float gelu_gradient(float x) {
+  const float c = at_least(at_most(x, 16.0f), -16.0f);
+  return normal_cdf(x) + c * 0.39894228f * expf(-0.5f * c * c);
+}
+
 LTX_DEVICE float softplus(float x) { return at_least(x, 0.0f) + log1pf(expf(-fabsf(x))); }
 
 // y[i] = f(y[i]). The choice is outside the loop, which is unrolled; kind must be the same for the whole warp to be
-// cheap. lo and hi are the bounds of kClamp, lo is the slope of kLeakyRelu.
+// cheap. lo and hi are the bounds of kClamp, lo is the slope of kLeakyRelu. kGelu is left to activate_any: its many
+// registers would slow the norms, which never have it.
 template <int N>
 LTX_DEVICE void activate(int kind, Floats<N>& y, float lo = 0.0f, float hi = 0.0f) {
   const auto map = [&](auto f) {
@@ -84,7 +93,7 @@ LTX_DEVICE void activate(int kind, Floats<N>& y, float lo = 0.0f, float hi = 0.0
   }
 }
 
-// d[i] *= f'(x[i]).
+// d[i] *= f'(x[i]); kGelu as above.
 template <int N>
 LTX_DEVICE void activate_backward(int kind, const Floats<N>& x, Floats<N>& d, float lo = 0.0f, float hi = 0.0f) {
   const auto map = [&](auto f) {
@@ -127,6 +136,20 @@ LTX_DEVICE void activate_backward(int kind, const Floats<N>& x, Floats<N>& d, fl
     default:
       return;
   }
+}
+
+// As activate and activate_backward, for every kind.
+template <int N>
+LTX_DEVICE void activate_any(int kind, Floats<N>& y, float lo = 0.0f, float hi = 0.0f) {
+  if (kind != kGelu) return activate(kind, y, lo, hi);
+#pragma unroll
+  for (int i = 0; i < N; ++i) y[i] = gelu(y[i]);
+}
+template <int N>
+LTX_DEVICE void activate_any_backward(int kind, const Floats<N>& x, Floats<N>& d, float lo = 0.0f, float hi = 0.0f) {
+  if (kind != kGelu) return activate_backward(kind, x, d, lo, hi);
+#pragma unroll
+  for (int i = 0; i < N; ++i) d[i] *= gelu_gradient(x[i]);
 }
 
 }  // namespace ltx::cuda

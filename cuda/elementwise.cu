@@ -82,7 +82,7 @@ struct Activate {
         hi(static_cast<float>(call.scalar(2))) {}
   template <int N>
   LTX_DEVICE Floats<N> operator()(Floats<N> x) const {
-    activate(kind, x, lo, hi);
+    activate_any(kind, x, lo, hi);
     return x;
   }
 };
@@ -91,7 +91,7 @@ struct ActivateBackward : Activate {
   using Activate::Activate;
   template <int N>
   LTX_DEVICE Floats<N> operator()(const Floats<N>& x, Floats<N> d) const {
-    activate_backward(kind, x, d, lo, hi);
+    activate_any_backward(kind, x, d, lo, hi);
     return d;
   }
 };

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int j = 0; j < N; ++j) values[j] += bias[column + j];
     }
     if (pre != y) store(pre + i, values);
-    activate(act, values);
+    activate_any(act, values);
     store(y + i, values);
   }
 }

@@ -3,6 +3,9 @@ import { count, orNone, positive, weight } from "./fields.js";
 import { section } from "./problems.js";
 import { target } from "./targets.js";
 
+/** What the feed-forward layers of the references' classes accept. */
+export const FEED_FORWARD_ACTIVATIONS = ["gelu", "gelu-approximate", "geglu", "geglu-approximate"] as const;
+
 /** Additional conditioning that the reference's other score networks use; LTX-Video takes none. */
 const conditioning = section({
   signals: z.tuple([]).default([]),
@@ -20,7 +23,7 @@ export const transformerParams = section({
   is_class_conditional: z.literal(false).default(false),
   out_channels: orNone(count).default(null),
   num_layers: count,
-  activation_fn: z.literal("gelu-approximate").default("gelu-approximate"),
+  activation_fn: z.enum(FEED_FORWARD_ACTIVATIONS).default("gelu-approximate"),
   attention_bias: z.boolean().default(true),
   attention_head_dim: count,
   num_attention_heads: count,

@@ -113,6 +113,8 @@ export class VaeLoss extends Module {
    * @param moments the posterior's (B, …, 2C) f32; null for a VAE without variances, which has no KL term
    * @param step counted from 0
    * @param lastWeight the decoder's last weight, which an adaptive adversarial weight needs
+   * @param weights (B) f32: how much each sample's nll counts, or its e with use_nll false; 1 unless given. The adaptive
+   * adversarial weight and the logged terms leave them out; `weighted_nll` has them.
    * @throws {LtxError} `shape_mismatch`, `invalid_argument`
    */
   forward(
@@ -121,7 +123,11 @@ export class VaeLoss extends Module {
     moments: Tensor | null,
     step: number,
     lastWeight: Tensor | null = null,
+    weights: Tensor | null = null,
   ): VaeLossTerms {
+    check(!weights || (weights.shape.join() === `${target.shape[0]}` && weights.dtype === "f32"), "shape_mismatch", () => {
+      return `[vae loss] weights expects f32 [${target.shape[0]}], one for each sample, got ${weights}`;
+    });
     check(reconstruction.shape.join() === target.shape.join(), "shape_mismatch", () => {
       return `[vae loss] the reconstruction has shape [${reconstruction.shape}], the video [${target.shape}]`;
     });
@@ -132,12 +138,12 @@ export class VaeLoss extends Module {
 
     const sums = this.elementLoss(...videos, step, terms);
     const shown = this.logsAll && (moments !== null || this.logvar !== null);
-    const nll = use_nll || shown ? this.nll(sums, elements, moments, target.dims === 4, terms) : null;
-    if (nll) terms.nll = nll;
+    const nll = use_nll || shown ? this.nll(sums, weights, elements, moments, target.dims === 4, terms) : null;
     terms.reconstruction = affine(mean(sums), 1 / elements);
     const plain = rec_reduction === "sum" ? mean(sums) : terms.reconstruction;
-    let loss = nll && use_nll ? nll : plain;
-    const data = nll ?? loss;
+    const data = nll ?? plain;
+    let loss = nll && use_nll ? (terms.weighted_nll ?? nll) : plain;
+    if (weights && !use_nll) loss = affine(mean(mul(sums, weights)), rec_reduction === "sum" ? 1 : 1 / elements);
     if (moments && (kl_weight > 0 || this.logsAll)) {
       const started = kl_weight > 0 && step >= kl_start;
       terms.kl = started ? klLoss(moments) : noGrad(() => klLoss(moments));
@@ -185,8 +191,10 @@ export class VaeLoss extends Module {
     return sums;
   }
 
+  /** The batch's nll; with weights `terms` also gets what is minimised instead. */
   private nll(
     sums: Tensor,
+    weights: Tensor | null,
     elements: number,
     moments: Tensor | null,
     images: boolean,
@@ -200,7 +208,10 @@ export class VaeLoss extends Module {
         : null;
     if (shared) {
       terms.logvar = noGrad(() => affine(shared, 1));
-      return axpby(1, mean(mul(sums, exp(affine(shared, -1)))), elements, shared);
+      const scaled = mul(sums, exp(affine(shared, -1)));
+      terms.nll = axpby(1, mean(scaled), elements, shared);
+      if (weights) terms.weighted_nll = axpby(1, mean(mul(scaled, weights)), elements, mul(shared, mean(weights)));
+      return terms.nll;
     }
     check(moments, "invalid_argument", () => {
       return "[vae loss] the posterior has no log-variances (latent_log_var none): set learned_logvar, or use_nll to false";
@@ -208,7 +219,9 @@ export class VaeLoss extends Module {
     const logvar = posteriorLogvar(moments);
     terms.logvar = noGrad(() => mean(logvar));
     const perSample = add(mul(sums, exp(affine(logvar, -1))), affine(logvar, elements));
-    return affine(sum(perSample), 1 / batch);
+    terms.nll = affine(sum(perSample), 1 / batch);
+    if (weights) terms.weighted_nll = affine(sum(mul(perSample, weights)), 1 / batch);
+    return terms.nll;
   }
 
   /** d · generator, or null while its weight is 0. */

@@ -14,6 +14,7 @@ export const Unary = {
   leaky_relu: 11,
   softplus: 12,
   reciprocal: 13,
+  gelu: 14,
 } as const;
 export const Norm = { none: 0, pixel_norm: 1, rms_norm: 2, layer_norm: 3, group_norm: 4 } as const;
 export const Reduce = { sum: 0, sum_squares: 1 } as const;

@@ -9,7 +9,7 @@ import { backwardShare, type LossTerms } from "./trainer.js";
 export interface VaeDraws {
   /** Noise of the posterior's sample (B,f,h,w,C); null for a VAE without variances. */
   posterior: Tensor | null;
-  /** Amplitude (B) of the noise on the decoder's latents, and that noise; null for a decoder without timesteps. */
+  /** Amplitude (B) of the noise on the decoder's latents, and that noise; null for none. */
   amplitude: Tensor | null;
   latent: Tensor | null;
   /** Of decoders that inject noise. */
@@ -49,9 +49,10 @@ export function vaeStep(
     const z = amplitude && latent ? mixRows(sample, latent, null, amplitude) : sample;
     // The reference cuts the decoder's output to [0, 1] in training too, where no gradient passes: a decoder that
     // overshoots everywhere (all black, early on) never comes back.
+    const timestep = vae.config.timestep_conditioning ? amplitude : null;
     const video = reference
-      ? vae.decode(z, amplitude, { noise })
-      : affine(vae.decodeUnclamped(z, amplitude, { noise }), 0.5, 0.5);
+      ? vae.decode(z, timestep, { noise })
+      : affine(vae.decodeUnclamped(z, timestep, { noise }), 0.5, 0.5);
     return { video, moments: vae.stochastic ? moments : null };
   };
   return scope(() => {

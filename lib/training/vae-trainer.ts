@@ -44,9 +44,10 @@ const DISCRIMINATOR = "loss.discriminator.";
  * optimizer of its own. The decoder sees latents with noise of a random amplitude and is told how much, which makes it
  * the last denoising step of generation.
  *
- * `compat: reference` does as the reference does where that differs: the decoder's output is cut in training too, the
- * generator's loss also moves the discriminator, which judges a second reconstruction, one norm clips both, a learned
- * log-variance stays where it starts, and the decoder's timestep scale learns.
+ * `compat: reference` does as the reference does where that differs: the decoder's output is cut in training too, its
+ * latents get noise even where it is not told how much, the generator's loss also moves the discriminator, which judges a
+ * second reconstruction, one norm clips both, a learned log-variance stays where it starts, and the decoder's timestep
+ * scale learns.
  */
 export class VaeTrainer extends Trainer<Uint8Array> {
   readonly stage = "vae";
@@ -165,7 +166,8 @@ export class VaeTrainer extends Trainer<Uint8Array> {
     const { device, vae } = this;
     const { seed } = this.training;
     const key = (purpose: number) => ({ seed, step: index, purpose: purpose + pass * SECOND_PASS });
-    const noisy = vae.config.timestep_conditioning;
+    // The paper noises latents for a decoder that is told how much; the reference does so for any decoder.
+    const noisy = vae.config.timestep_conditioning || this.config.compat === "reference";
     const amplitude = () =>
       affine(uniform([shape[0]], key(Purpose.decoderAmplitude), { device }), this.noiseAmplitude(this.step));
     return {

@@ -153,15 +153,12 @@ Primitive& backward_input_primitive(const Shape& s, Type dx) {
   });
 }
 
-Primitive& backward_weight_primitive(const Shape& s, bool bias) {
-  return primitive_for(s.key(kBackwardWeight, bias), [&] {
-    const auto like = forward_desc(s, s.type, bias);
-    const auto algorithm = dnnl::algorithm::convolution_direct;
-    const auto weight = s.any_weight(Type::f32);
-    const auto desc = bias ? dnnl::convolution_backward_weights::desc(algorithm, s.x(), weight, s.bias(), s.y(s.type),
-                                                                      s.strides(), s.pad_begin(), s.pad_end())
-                           : dnnl::convolution_backward_weights::desc(algorithm, s.x(), weight, s.y(s.type),
-                                                                      s.strides(), s.pad_begin(), s.pad_end());
+Primitive& backward_weight_primitive(const Shape& s) {
+  return primitive_for(s.key(kBackwardWeight, 0), [&] {
+    const auto like = forward_desc(s, s.type, false);
+    const dnnl::convolution_backward_weights::desc desc(dnnl::algorithm::convolution_direct, s.x(),
+                                                        s.any_weight(Type::f32), s.y(s.type), s.strides(),
+                                                        s.pad_begin(), s.pad_end());
     return dnnl::convolution_backward_weights::primitive_desc(desc, onednn_engine(), like);
   });
 }
@@ -282,15 +279,15 @@ void add_taps(const Shape& s, const End& end, const float* sums, float* dw) {
 }
 
 // dw in the parameter's own layout.
-void run_backward_weight(const Shape& s, const void* x, const void* dy, float* dw, void* dbias) {
-  Primitive& main = backward_weight_primitive(s, dbias != nullptr);
+void run_backward_weight(const Shape& s, const void* x, const void* dy, float* dw) {
+  Primitive& main = backward_weight_primitive(s);
   const memory::desc layout = main.layout(DNNL_ARG_DIFF_WEIGHTS);
   if (layout == s.plain_weight()) {
-    main.run({{DNNL_ARG_SRC, x}, {DNNL_ARG_DIFF_DST, dy}, {DNNL_ARG_DIFF_WEIGHTS, dw}, {DNNL_ARG_DIFF_BIAS, dbias}});
+    main.run({{DNNL_ARG_SRC, x}, {DNNL_ARG_DIFF_DST, dy}, {DNNL_ARG_DIFF_WEIGHTS, dw}});
     return;
   }
   const memory blocked(layout, onednn_engine(), scratch(7, layout.get_size()));
-  main.run({{DNNL_ARG_SRC, x}, {DNNL_ARG_DIFF_DST, dy}, {DNNL_ARG_DIFF_WEIGHTS, blocked}, {DNNL_ARG_DIFF_BIAS, dbias}});
+  main.run({{DNNL_ARG_SRC, x}, {DNNL_ARG_DIFF_DST, dy}, {DNNL_ARG_DIFF_WEIGHTS, blocked}});
   reorder(blocked, s.plain_weight(), dw);
 }
 
@@ -376,12 +373,12 @@ void conv3d_backward_weight(const Call& call) {
   if (s.is_matmul()) return matmul_backward_weight(x, dy, dw, dbias);
   if (weight_gradient_uses_tiles(s)) return tiled_backward_weight(layer_of(s), x, dy, dw, dbias);
   if (weight_gradient_uses_columns(s)) return column_conv3d_backward_weight(s, x, dy, dw, dbias);
-  run_backward_weight(s, x.data<void>(), dy.data<void>(), dw.data<float>(), dbias.tensor->data);
+  run_backward_weight(s, x.data<void>(), dy.data<void>(), dw.data<float>());
+  bias_gradient(dy, dbias);
   for (const End& end : repeated_ends(s)) {
     const Shape flat = stacked(s, end);
     float* sums = scratch<float>(4, flat.weight_size());
-    run_backward_weight(flat, gather_frame(s, end, x.data<void>()), gather_outputs(s, end, dy.data<void>()), sums,
-                        nullptr);
+    run_backward_weight(flat, gather_frame(s, end, x.data<void>()), gather_outputs(s, end, dy.data<void>()), sums);
     add_taps(s, end, sums, dw.data<float>());
   }
 }

@@ -30,10 +30,23 @@ void binary(Operand a, Operand b, Operand y, F f) {
   });
 }
 
+// The normal distribution's function, with its relative precision where it tends to 0.
+float normal_cdf(float x) { return 0.5f * std::erfc(-0.70710678f * x); }
+
 double unary_cost(int kind) {
-  return kind == kSilu || kind == kGeluTanh || kind == kSigmoid || kind == kExp || kind == kTanh || kind == kSoftplus
-             ? 1.0
-             : 0.3;
+  switch (kind) {
+    case kGelu:
+      return 10.0;  // the C library's erfc, one at a time
+    case kSilu:
+    case kGeluTanh:
+    case kSigmoid:
+    case kExp:
+    case kTanh:
+    case kSoftplus:
+      return 1.0;
+    default:
+      return 0.3;
+  }
 }
 
 }  // namespace
@@ -68,6 +81,8 @@ void unary_block(int kind, const float* x, float* y, int64_t n, float lo, float 
       return map(x, y, n, [](float v) { return vsoftplus(v); });
     case kReciprocal:
       return map(x, y, n, [](float v) { return 1.0f / v; });
+    case kGelu:
+      return map(x, y, n, [](float v) { return at_least(v, -16.0f) * normal_cdf(v); });
     default:
       return;
   }
@@ -109,6 +124,11 @@ void unary_grad_block(int kind, const float* x, const float* dy, float* dx, int6
       return map(x, dy, dx, n, [](float v, float d) { return d * vsigmoid(v); });
     case kReciprocal:
       return map(x, dy, dx, n, [](float v, float d) { return -d / (v * v); });
+    case kGelu:
+      return map(x, dy, dx, n, [](float v, float d) {
+        const float c = at_least(at_most(v, 16.0f), -16.0f);
+        return d * (normal_cdf(v) + c * 0.39894228f * std::exp(-0.5f * c * c));
+      });
     default:
       return;
   }
@@ -235,13 +255,14 @@ void sum_rows(const Call& call) {
   const Operand x = call[0], y = call[1];
   const int64_t columns = x.columns(), rows = x.rows();
   zero(y);
-  sum_columns(
-      rows, rows, columns, columns, 0.3, false, nullptr,
-      [&](int64_t begin, int64_t end, float* sums) {
+  // Of a bias's gradient most cancels, so that the order of a sum in f32 would show.
+  sum_columns<double>(
+      rows, rows, columns, columns, 0.4, false, nullptr,
+      [&](int64_t begin, int64_t end, double* sums) {
         float bx[kBlock];
         for (int64_t c = 0; c < columns; c += kBlock) {
           const int64_t n = std::min(kBlock, columns - c);
-          float* sum = sums + c;
+          double* sum = sums + c;
           for (int64_t r = begin; r < end; ++r) {
             const float* in = load(x, r * columns + c, n, bx);
 #pragma omp simd
@@ -249,7 +270,15 @@ void sum_rows(const Call& call) {
           }
         }
       },
-      [&](int64_t, const float* sums, double*) { store(y, 0, columns, sums); });
+      [&](int64_t, const double* sums, double*) {
+        float by[kBlock];
+        for (int64_t c = 0; c < columns; c += kBlock) {
+          const int64_t n = std::min(kBlock, columns - c);
+          float* out = target(y, c, by);
+          for (int64_t j = 0; j < n; ++j) out[j] = static_cast<float>(sums[c + j]);
+          store(y, c, n, out);
+        }
+      });
 }
 
 void mix_rows(const Call& call) {

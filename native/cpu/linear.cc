@@ -27,6 +27,8 @@ std::pair<algorithm, float> eltwise(Unary act) {
       return {algorithm::eltwise_swish, 1.f};
     case kGeluTanh:
       return {algorithm::eltwise_gelu_tanh, 0.f};
+    case kGelu:
+      return {algorithm::eltwise_gelu_erf, 0.f};
     case kSigmoid:
       return {algorithm::eltwise_logistic, 0.f};
     case kExp:

@@ -15,7 +15,8 @@ enum Unary {
   kTanh = 10,
   kLeakyRelu = 11,
   kSoftplus = 12,
-  kReciprocal = 13
+  kReciprocal = 13,
+  kGelu = 14
 };
 enum Norm { kNormNone = 0, kNormPixel = 1, kNormRms = 2, kNormLayer = 3, kNormGroup = 4 };
 enum Reduce { kSum = 0, kSumSquares = 1 };

@@ -112,8 +112,8 @@ describe("values", () => {
     [
       "flow",
       "activation_fn: gelu-approximate",
-      "activation_fn: geglu",
-      'found "geglu" (text), only gelu-approximate is supported',
+      "activation_fn: glu",
+      'found "glu" (text), expected one of gelu, gelu-approximate, geglu, geglu-approximate',
     ],
     ["flow", "[20, 2048, 2048]", "[20, 2048]", "positional_embedding_max_pos: found a list of 2, expected 3 entries"],
     [

@@ -158,7 +158,7 @@ describe("parseOfficialTransformer", () => {
 
   it.each([
     [{ num_layers: undefined }, "num_layers: missing"],
-    [{ activation_fn: "geglu" }, 'activation_fn: found "geglu" (text), only gelu-approximate is supported'],
+    [{ activation_fn: "glu" }, "expected one of gelu, gelu-approximate, geglu, geglu-approximate"],
     [{ qk_norm: "rms" }, "expected one of rms_norm, layer_norm"],
     [{ positional_embedding_max_pos: [20, 2048] }, "positional_embedding_max_pos"],
   ])("says what is wrong with %o", async (changes, message) => {

@@ -32,7 +32,7 @@ async function verify(
 }
 
 describe("linear", () => {
-  for (const kind of ["none", "silu", "gelu_tanh", "sigmoid", "relu", "tanh", "square"] as const) {
+  for (const kind of ["none", "silu", "gelu", "gelu_tanh", "sigmoid", "relu", "tanh", "square"] as const) {
     it(`with activation ${kind}`, async () => {
       for (const bias of [false, true]) await verify([2, 3, 5], 4, bias, kind);
     });

@@ -1,6 +1,7 @@
 /** The configuration of an official transformer, as its checkpoint's metadata holds it. */
 import { z } from "zod";
 import { count, orNone, positive, weight } from "../fields.js";
+import { FEED_FORWARD_ACTIVATIONS } from "../transformer.js";
 import { parseOfficial } from "./parse.js";
 
 /** Options that no release turns on accept only the value that they have there. */
@@ -15,7 +16,7 @@ const officialTransformer = z.looseObject({
   attention_head_dim: count,
   cross_attention_dim: orNone(count).default(null),
   caption_channels: orNone(count).default(null),
-  activation_fn: only("gelu-approximate"),
+  activation_fn: z.enum(FEED_FORWARD_ACTIVATIONS).default("gelu-approximate"),
   attention_bias: z.boolean().default(true),
   attention_type: only("default"),
   double_self_attention: only(false),
@@ -62,6 +63,7 @@ export function parseOfficialTransformer(value: unknown, source: string) {
       attention_head_dim: own.attention_head_dim,
       cross_attention_dim: cross_attention_dim ?? own.num_attention_heads * own.attention_head_dim,
       caption_channels: own.caption_channels,
+      activation_fn: own.activation_fn,
       attention_bias: own.attention_bias,
       norm_elementwise_affine: own.norm_elementwise_affine,
       norm_eps: own.norm_eps,

@@ -1,11 +1,18 @@
 import { type Initializer, Linear, Module, type Parameter } from "../../nn/index.js";
-import { add, addRows, gatedAdd, mixRows } from "../../ops/index.js";
+import { add, addRows, affine, gatedAdd, mixRows, mul, silu, sliceLast, unary } from "../../ops/index.js";
 import type { Tensor } from "../../tensor/index.js";
 import { Attention, BlockNorm } from "./attention.js";
 import type { RopeTables } from "./rope.js";
 import type { SkippedRows } from "./skip-layers.js";
 
 export type AdaptiveNorm = "single_scale_shift" | "single_scale" | "none";
+
+/**
+ * What the feed-forward applies to its hidden values, under the names of the reference's classes: GELU exactly or by its
+ * tanh form, GELU of one half that gates the other, or x·sigmoid(1.702 x), which the references call
+ * `geglu-approximate` although nothing is gated.
+ */
+export type FeedForwardActivation = "gelu" | "gelu-approximate" | "geglu" | "geglu-approximate";
 
 export interface BlockConfig {
   dim: number;
@@ -17,6 +24,7 @@ export interface BlockConfig {
   normEps: number;
   qkNorm: "rms_norm" | "layer_norm" | null;
   attentionBias: boolean;
+  activation: FeedForwardActivation;
 }
 
 /** The rows of a block's modulation table, by what they do. */
@@ -44,20 +52,40 @@ export function adaRowCount(kind: AdaptiveNorm): number {
   return kind === "none" ? 6 : adaRows[kind].count; // the reference makes (and never reads) six for `none`
 }
 
-/** Linear to 4·D with GELU (tanh), Linear back. Keys `net.0.proj`, `net.2`. */
+/** Linear to 4·D (8·D for `geglu`), activation, Linear back. Keys `net.0.proj`, `net.2`. */
 export class FeedForward extends Module {
   net: [Module & { proj: Linear }, null, Linear];
 
-  constructor(dim: number, init: Initializer) {
+  constructor(
+    dim: number,
+    private readonly _activation: FeedForwardActivation,
+    init: Initializer,
+  ) {
     super();
     const up = new (class extends Module {
-      proj = new Linear(dim, 4 * dim, init);
+      proj = new Linear(dim, (_activation === "geglu" ? 8 : 4) * dim, init);
     })();
     this.net = [up, null, new Linear(4 * dim, dim, init)];
   }
 
   forward(x: Tensor): Tensor {
-    return this.net[2].forward(this.net[0].proj.forward(x, "gelu_tanh"));
+    return this.net[2].forward(this.hidden(x, this.net[0].proj));
+  }
+
+  private hidden(x: Tensor, proj: Linear): Tensor {
+    switch (this._activation) {
+      case "gelu":
+        return proj.forward(x, "gelu");
+      case "gelu-approximate":
+        return proj.forward(x, "gelu_tanh");
+      case "geglu": {
+        const both = proj.forward(x);
+        const width = both.shape[both.dims - 1] / 2;
+        return mul(sliceLast(both, 0, width), unary("gelu", sliceLast(both, width, width)));
+      }
+      case "geglu-approximate":
+        return affine(silu(affine(proj.forward(x), 1.702)), 1 / 1.702);
+    }
   }
 }
 
@@ -85,7 +113,7 @@ export class TransformerBlock extends Module {
     this.attn2_norm = adaptiveNorm === "none" ? norm() : null;
     this.attn2 = new Attention({ dim, heads, contextDim, qkNorm, bias }, init);
     this.norm2 = norm();
-    this.ff = new FeedForward(dim, init);
+    this.ff = new FeedForward(dim, config.activation, init);
     this.scale_shift_table = this._rows && init.normal([this._rows.count, dim], dim ** -0.5);
   }
 

@@ -23,6 +23,7 @@ export type TransformerOptions = Pick<
   | "attention_head_dim"
   | "cross_attention_dim"
   | "caption_channels"
+  | "activation_fn"
   | "attention_bias"
   | "norm_elementwise_affine"
   | "norm_eps"
@@ -136,6 +137,7 @@ export class LtxVideoTransformer extends Module {
       normEps: config.norm_eps,
       qkNorm: config.qk_norm,
       attentionBias: config.attention_bias,
+      activation: config.activation_fn,
     };
     this.transformer_blocks = Array.from({ length: config.num_layers }, () => new TransformerBlock(block, init));
     this.scale_shift_table = init.normal([2, dim], dim ** -0.5);

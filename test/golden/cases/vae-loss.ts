@@ -1,4 +1,5 @@
 import { parseLossParams } from "../../../lib/config/index.js";
+import { check } from "../../../lib/errors.js";
 import { VaeLoss } from "../../../lib/losses/index.js";
 import type { Discriminator } from "../../../lib/models/discriminator.js";
 import { Lpips } from "../../../lib/models/lpips.js";
@@ -73,6 +74,15 @@ function retained(loss: VaeLoss, value: Tensor, terms: Record<string, Tensor>, r
   return passes.map((pass) => gradients(pass, [reconstruction])[0]).reduce(add);
 }
 
+/** The file's weights (B, 1, …), one for each sample. */
+function sampleWeights(fixture: Fixture): Tensor {
+  const weights = constant(fixture, "input/weights");
+  check(weights.size === weights.shape[0], "invalid_argument", () => {
+    return `[golden] ${fixture.name}: input/weights [${weights.shape}] must hold one value for each sample`;
+  });
+  return reshape(weights, [weights.size]);
+}
+
 function generatorTurn(fixture: Fixture): Promise<Map<string, Float32Array>> {
   const module = new DecoderAndLoss(fixture);
   return evaluate(
@@ -88,12 +98,13 @@ function generatorTurn(fixture: Fixture): Promise<Map<string, Float32Array>> {
         module.take(moments),
         step,
         module.last_layer.weight,
+        fixture.has("input/weights") ? sampleWeights(fixture) : null,
       );
       const reconstructions = channelsFirst(detach(reconstruction));
       reconstructions.grad = keep(channelsFirst(retained(loss, documented, terms, reconstruction)));
       backward(documented);
       // With use_nll the reference drops all that follows the likelihood by an operator's precedence.
-      const reference = loss.config.use_nll ? terms.nll : documented;
+      const reference = loss.config.use_nll ? (terms.weighted_nll ?? terms.nll) : documented;
       const none = () => zeros([1]);
       const log = {
         total_loss: reference,

@@ -108,15 +108,17 @@ export const forward: GoldenCase = (fixture) => {
     const moments = vae.encodeMoments(x);
     const sample = vae.sample(moments, toChannelsLast(constant(fixture, "input/posterior_noise")));
     const kl = vae.kl(moments);
-    const timestep = timestep_conditioning ? affine(constant(fixture, "input/u"), 0.2) : null;
-    const z = timestep ? mixRows(sample, toChannelsLast(constant(fixture, "input/epsilon")), null, timestep) : sample;
+    // The noise comes to decoders without timestep conditioning too.
+    const amplitude = fixture.has("input/u") ? affine(constant(fixture, "input/u"), 0.2) : null;
+    const z = amplitude ? mixRows(sample, toChannelsLast(constant(fixture, "input/epsilon")), null, amplitude) : sample;
+    const timestep = timestep_conditioning ? amplitude : null;
     const reconstructions = toChannelsFirst(vae.decode(z, timestep, { noise: noiseTensors(fixture) }));
     backwardFrom([
       [reconstructions, constant(fixture, "input/cotangent")],
       [kl, constant(fixture, "input/cotangent_kl")],
     ]);
     const output: Record<string, Tensor> = { moments: toChannelsFirst(moments), kl, reconstructions };
-    if (timestep) output.timestep = timestep;
+    if (amplitude) output.timestep = amplitude;
     return { output };
   });
 };

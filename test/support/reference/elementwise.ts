@@ -2,10 +2,19 @@ import { type Arr, arr, at, generate, map, zip } from "../arrays.js";
 
 const sigmoid = (v: number) => 1 / (1 + Math.exp(-v));
 
+/** By its Taylor series, whose terms cancel no more than 1e-9 below 4. */
+function erf(x: number): number {
+  if (Math.abs(x) > 4) return Math.sign(x);
+  let sum = 0;
+  for (let n = 0, term = x; n < 120; n++, term *= -(x * x) / n) sum += term / (2 * n + 1);
+  return (2 / Math.sqrt(Math.PI)) * sum;
+}
+
 export const activations = {
   none: (v: number) => v,
   silu: (v: number) => v * sigmoid(v),
   gelu_tanh: (v: number) => 0.5 * v * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (v + 0.044715 * v ** 3))),
+  gelu: (v: number) => (v * (1 + erf(v / Math.SQRT2))) / 2,
   sigmoid,
   exp: Math.exp,
   square: (v: number) => v * v,
