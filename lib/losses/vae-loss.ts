@@ -125,9 +125,13 @@ export class VaeLoss extends Module {
     lastWeight: Tensor | null = null,
     weights: Tensor | null = null,
   ): VaeLossTerms {
-    check(!weights || (weights.shape.join() === `${target.shape[0]}` && weights.dtype === "f32"), "shape_mismatch", () => {
-      return `[vae loss] weights expects f32 [${target.shape[0]}], one for each sample, got ${weights}`;
-    });
+    check(
+      !weights || (weights.shape.join() === `${target.shape[0]}` && weights.dtype === "f32"),
+      "shape_mismatch",
+      () => {
+        return `[vae loss] weights expects f32 [${target.shape[0]}], one for each sample, got ${weights}`;
+      },
+    );
     check(reconstruction.shape.join() === target.shape.join(), "shape_mismatch", () => {
       return `[vae loss] the reconstruction has shape [${reconstruction.shape}], the video [${target.shape}]`;
     });

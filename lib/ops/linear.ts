@@ -16,6 +16,7 @@ import { Unary } from "./enums.js";
 const Activation = {
   none: Unary.none,
   silu: Unary.silu,
+  gelu: Unary.gelu,
   gelu_tanh: Unary.gelu_tanh,
   sigmoid: Unary.sigmoid,
   exp: Unary.exp,

@@ -317,6 +317,7 @@ void conv3d(const Call& call) {
   const Shape s = shape_of(call, x, y, *w.tensor);
   static const LtxTensor absent = {nullptr, {}, -1, LTX_F32, 0, nullptr, nullptr};
   if (s.is_matmul()) return matmul_forward(x, w, bias, residual, y, Operand{&absent}, kUnaryNone);
+  if (is_narrow(s) && !mixed(x, w)) return narrow_conv3d(s, x, w, bias, residual, y);
   if (uses_tiles(s)) return tiled_forward(layer_of(s), x, w, bias, residual, y, Operand{&absent}, kUnaryNone);
   if (mixed(x, w)) return run_in_f32(call, 4, conv3d);
   if (uses_columns(s)) return column_conv3d(s, x, w, bias, residual, y);

@@ -59,6 +59,9 @@ struct Shape {
 
 // The same convolution as a matrix product over gathered patches (one row an output position, one column a weight): for
 // shapes that oneDNN's convolutions get wrong. Takes memory for rows * columns elements.
+// Layers of a few channels in f32, added up in double: norms of so few channels magnify what rounding leaves.
+bool is_narrow(const Shape& s);
+void narrow_conv3d(const Shape& s, Operand x, Operand w, Operand bias, Operand residual, Operand y);
 void column_conv3d(const Shape& s, Operand x, Operand w, Operand bias, Operand residual, Operand y);
 void column_conv3d_backward_input(const Shape& s, Operand dy, Operand w, Operand dx);
 void column_conv3d_backward_weight(const Shape& s, Operand x, Operand dy, Operand dw, Operand dbias);

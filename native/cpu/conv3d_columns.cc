@@ -6,6 +6,8 @@
 namespace ltx::cpu {
 namespace {
 
+constexpr int64_t kNarrow = 8;
+
 int64_t column_count(const Shape& s) { return s.taps * s.kernel_h * s.kernel_w * s.in; }
 
 // Calls body(offset in the frames of a batch entry or -1 for a zero, column) for every pixel under an output position.
@@ -53,6 +55,31 @@ LtxTensor gather_columns(const Shape& s, Operand x) {
 }
 
 }  // namespace
+
+bool is_narrow(const Shape& s) { return s.type == dnnl::memory::data_type::f32 && s.in <= kNarrow && s.out <= kNarrow; }
+
+void narrow_conv3d(const Shape& s, Operand x, Operand w, Operand bias, Operand residual, Operand y) {
+  const int64_t rows = s.batch * positions(s), columns = column_count(s);
+  const float* weights = w.data<const float>();
+  const float* offsets = bias ? bias.data<const float>() : nullptr;
+  const float* rest = residual ? residual.data<const float>() : nullptr;
+  parallel(rows, static_cast<double>(columns * s.out), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* entry = x.data<const float>() + row / positions(s) * entry_size(s);
+      double sums[kNarrow];
+      for (int64_t o = 0; o < s.out; ++o) sums[o] = offsets ? offsets[o] : 0.0;
+      each_pixel(s, row % positions(s), [&](int64_t offset, int64_t column) {
+        if (offset < 0) return;
+        for (int64_t c = 0; c < s.in; ++c) {
+          const double value = entry[offset + c];
+          for (int64_t o = 0; o < s.out; ++o) sums[o] += value * weights[o * columns + column + c];
+        }
+      });
+      for (int64_t i = row * s.out, o = 0; o < s.out; ++o)
+        y.data<float>()[i + o] = static_cast<float>(rest ? sums[o] + rest[i + o] : sums[o]);
+    }
+  });
+}
 
 void column_conv3d(const Shape& s, Operand x, Operand w, Operand bias, Operand residual, Operand y) {
   static const LtxTensor absent = {nullptr, {}, -1, LTX_F32, 0, nullptr, nullptr};

@@ -247,6 +247,27 @@ const float* recompute(const Plan& p, Space& s, const float* stats, Operand dy, 
   return s.u;
 }
 
+// Layer norm of few channels leaves little of a gradient: of two channels, eps / (variance + eps). That is what remains
+// of three terms which cancel otherwise, so the row is computed anew in double.
+constexpr int64_t kNarrow = 16;
+void narrow_layer_gradient(const Plan& p, const float* x, const float* du, const float* a, float* dx) {
+  const int64_t columns = p.columns;
+  const double share = 1.0 / static_cast<double>(columns);
+  double mean = 0, k0 = 0, squares = 0, product = 0, centred[kNarrow], g[kNarrow];
+  for (int64_t c = 0; c < columns; ++c) {
+    g[c] = static_cast<double>(du[c]) * a[c];
+    mean += share * x[c];
+    k0 += share * g[c];
+  }
+  for (int64_t c = 0; c < columns; ++c) {
+    centred[c] = x[c] - mean;
+    squares += share * centred[c] * centred[c];
+    product += share * g[c] * centred[c];
+  }
+  const double rstd = 1.0 / std::sqrt(squares + p.eps), k1 = product * rstd * rstd;
+  for (int64_t c = 0; c < columns; ++c) dx[c] = static_cast<float>(rstd * (g[c] - k0 - centred[c] * k1));
+}
+
 // dx of one row from du and n. Group norm finds the means in k0 and k1.
 void row_gradient(const Plan& p, const Space& s, const float* stats, int64_t row, const float* du, const float* n,
                   float* dx) {
@@ -262,6 +283,10 @@ void row_gradient(const Plan& p, const Space& s, const float* stats, int64_t row
 #pragma omp simd
     for (int64_t c = 0; c < columns; ++c) dx[c] = rstd[c] * (du[c] * a[c] - k0[c] - n[c] * k1[c]);
     return;
+  }
+  if (p.norm == kNormLayer && columns <= kNarrow) {
+    float buffer[kNarrow];
+    return narrow_layer_gradient(p, load(p.x, row * columns, columns, buffer), du, a, dx);
   }
   float mean, rstd;
   kept_stats(p, stats, row, mean, rstd);

@@ -2,7 +2,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { parseLossParams } from "../../lib/config/index.js";
 import { klLoss, reconstructionLoss, VaeLoss, type VaeLossOptions, waveletLoss } from "../../lib/losses/index.js";
 import { Initializer } from "../../lib/nn/index.js";
-import { normal, reshape, uniform } from "../../lib/ops/index.js";
+import { normal, reshape, sliceFirst, uniform } from "../../lib/ops/index.js";
 import { backward, device, Tensor } from "../../lib/tensor/index.js";
 import { relativeError } from "../golden/support/check.js";
 
@@ -65,6 +65,30 @@ describe("vae loss", () => {
     expect(await terms.wavelet.item()).toBeCloseTo(want.wavelet, 5);
     expect(await terms.logvar.item()).toBeCloseTo(want.logvar, 5);
     expect(loss.parameters()).toEqual([]);
+  });
+
+  it("weighs samples, in what is minimised alone", async () => {
+    const weights = Tensor.from([0.25, 2], [2]);
+    const given = { rec_loss: "l1", learned_logvar: false, wavelet_loss_weight: 0.3, kl_weight: 0 };
+    const [first, second] = [0, 1].map((i) => [target, made, moments].map((x) => sliceFirst(x, i, 1)));
+    for (const changes of [
+      given,
+      { ...given, learned_logvar: true, logvar_init: 0.4 },
+      { ...given, use_nll: false, rec_reduction: "sum" },
+      { ...given, use_nll: false, rec_reduction: "mean" },
+    ]) {
+      const loss = create(changes);
+      const alone = [];
+      for (const [x, y, m] of [first, second]) alone.push(await loss.forward(x, y, m, 0).loss.item());
+      const { loss: total, terms } = loss.forward(target, made, moments, 0, null, weights);
+      const wanted = (0.25 * alone[0] + 2 * alone[1]) / 2;
+      expect(Math.abs((await total.item()) / wanted - 1)).toBeLessThan(1e-5);
+      if (terms.nll) expect(Math.abs((await terms.nll.item()) / ((alone[0] + alone[1]) / 2) - 1)).toBeLessThan(1e-5);
+    }
+    for (const wrong of [Tensor.from([1, 2, 3], [3]), Tensor.from([1, 2], [2, 1])])
+      expect(() => create(given).forward(target, made, moments, 0, null, wrong)).toThrow(
+        "[vae loss] weights expects f32 [2], one for each sample",
+      );
   });
 
   it("learns one variance", async () => {

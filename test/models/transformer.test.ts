@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { afterEach, describe, expect, it } from "vitest";
 import { parseTransformerParams } from "../../lib/config/index.js";
-import { LtxVideoTransformer, type TransformerOptions } from "../../lib/models/transformer/index.js";
+import { FeedForward, LtxVideoTransformer, type TransformerOptions } from "../../lib/models/transformer/index.js";
 import { Initializer } from "../../lib/nn/index.js";
 import { full, mean, normal, square } from "../../lib/ops/index.js";
 import { backward, device, noGrad, scope, Tensor } from "../../lib/tensor/index.js";
@@ -255,5 +255,36 @@ describe("LtxVideoTransformer", () => {
     expect(() => build({ positional_embedding_type: "absolute", project_to_2d_pos: false })).toThrow(
       "not supported yet",
     );
+  });
+});
+
+describe("feed-forward", () => {
+  const erf = (x: number): number => {
+    let sum = 0;
+    for (let n = 0, term = x; n < 60; n++, term *= -(x * x) / n) sum += term / (2 * n + 1);
+    return (2 / Math.sqrt(Math.PI)) * sum;
+  };
+  const gelu = (v: number) => (v * (1 + erf(v / Math.SQRT2))) / 2;
+  const tanhGelu = (v: number) => 0.5 * v * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (v + 0.044715 * v ** 3)));
+
+  it.each([
+    ["gelu", 4, (h: number[]) => h.map(gelu)],
+    ["gelu-approximate", 4, (h: number[]) => h.map(tanhGelu)],
+    ["geglu", 8, (h: number[]) => h.slice(0, h.length / 2).map((v, i) => v * gelu(h[h.length / 2 + i]))],
+    ["geglu-approximate", 4, (h: number[]) => h.map((v) => v / (1 + Math.exp(-1.702 * v)))],
+  ] as const)("with %s is what the reference's class computes", async (activation, width, apply) => {
+    const dim = 6;
+    const layer = new FeedForward(dim, activation, new Initializer(target, 11));
+    const [up, , down] = layer.net;
+    expect(up.proj.weight.shape).toEqual([width * dim, dim]);
+    const values = async (x: Tensor | null) => [...Float32Array.from(await (x as Tensor).read())];
+    const [w1, b1, w2, b2] = await Promise.all([up.proj.weight, up.proj.bias, down.weight, down.bias].map(values));
+    const product = (w: number[], b: number[], x: number[]) =>
+      b.map((bias, o) => x.reduce((sum, v, i) => sum + v * w[o * x.length + i], bias));
+    const x = [0.3, -1.2, 2, 0.7, -0.4, 1.5];
+    const expected = product(w2, b2, [...apply(product(w1, b1, x))]);
+    const found = await values(noGrad(() => layer.forward(Tensor.from(x, [1, dim], { device: target }))));
+    for (const [i, v] of expected.entries()) expect(found[i]).toBeCloseTo(v, 5);
+    layer.dispose();
   });
 });

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import * as ops from "../../lib/ops/index.js";
-import { backward, Tensor } from "../../lib/tensor/index.js";
+import { backward, device, Tensor } from "../../lib/tensor/index.js";
 import { type Arr, arr, draw, relativeError } from "../support/arrays.js";
 import { checkOp, expectError, fromArr, input, parameter, some } from "../support/gradcheck.js";
 import * as reference from "../support/reference.js";
@@ -330,5 +330,70 @@ describe("conv3d", () => {
       ops.conv3d(x(), w(), null, {}, some([1, 1, 2, 2, 3]));
     });
     expectError("dtype_mismatch", /\[conv3d\] .*i32/, () => ops.conv3d(some([1, 3, 4, 4, 3], "i32"), w()));
+  });
+});
+
+describe.runIf(device().name === "cpu")("sums in f32 on the CPU", () => {
+  /** Terms of both signs and six magnitudes that almost cancel. */
+  const terms = (count: number) =>
+    Float32Array.from(
+      { length: count },
+      (_, i) => (i % 2 ? -1 : 1) * (1 + Math.sin(Math.floor(i / 2) * 3.7)) * 1000 + Math.cos(i),
+    );
+
+  it("are right to the last digit over few channels, whatever cancels", async () => {
+    const [frames, height, width, channels, outputs] = [3, 4, 4, 3, 2];
+    const x = terms(frames * height * width * channels);
+    const w = Float32Array.from({ length: outputs * 27 * channels }, (_, i) => 1 + (i % 3) * 2 ** -12);
+    const y = await ops
+      .conv3d(
+        Tensor.from(x, [1, frames, height, width, channels]),
+        Tensor.from(w, [outputs, 3, 3, 3, channels]),
+        null,
+        {
+          stride: [1, 1, 1],
+          padTime: [0, 0],
+          padSpace: [0, 0],
+        },
+      )
+      .read();
+    let at = 0;
+    for (let i = 0; i < height - 2; i++)
+      for (let j = 0; j < width - 2; j++)
+        for (let o = 0; o < outputs; o++, at++) {
+          let sum = 0;
+          for (let k = 0; k < 27 * channels; k++) {
+            const [t, v, u, c] = [
+              Math.floor(k / (9 * channels)),
+              Math.floor(k / (3 * channels)) % 3,
+              Math.floor(k / channels) % 3,
+              k % channels,
+            ];
+            sum += x[((t * height + i + v) * width + j + u) * channels + c] * w[o * 27 * channels + k];
+          }
+          expect(y[at]).toBe(Math.fround(sum));
+        }
+  });
+
+  it("of a bias's gradient are right to the last digits, whatever cancels", async () => {
+    for (const [inputs, outputs] of [
+      [3, 2],
+      [16, 24],
+    ]) {
+      const shape = [2, 3, 8, 8, outputs];
+      const dy = terms(2 * 3 * 8 * 8 * outputs);
+      const x = Tensor.from(new Float32Array(2 * 5 * 10 * 10 * inputs).fill(0.5), [2, 5, 10, 10, inputs]);
+      const w = Tensor.from(new Float32Array(outputs * 27 * inputs).fill(0.1), [outputs, 3, 3, 3, inputs]);
+      const bias = Tensor.from(new Float32Array(outputs), [outputs]);
+      bias.requiresGrad = true;
+      const y = ops.conv3d(x, w, bias, { stride: [1, 1, 1], padTime: [0, 0], padSpace: [0, 0] });
+      backward(y, Tensor.from(dy, shape));
+      const found = await (bias.grad as Tensor).read();
+      for (let o = 0; o < outputs; o++) {
+        let sum = 0;
+        for (let i = o; i < dy.length; i += outputs) sum += dy[i];
+        expect(Math.abs(found[o] - sum)).toBeLessThan(1e-6 * Math.abs(sum) + 1e-9);
+      }
+    }
   });
 });

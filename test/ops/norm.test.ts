@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { NormKind } from "../../lib/ops/index.js";
 import * as ops from "../../lib/ops/index.js";
-import { backward } from "../../lib/tensor/index.js";
+import { backward, device, Tensor } from "../../lib/tensor/index.js";
 import { draw, relativeError, roundTo } from "../support/arrays.js";
 import { checkOp, expectError, fromArr, input, parameter, some } from "../support/gradcheck.js";
 import * as reference from "../support/reference.js";
@@ -221,5 +221,36 @@ describe("normAct", () => {
     expectError("shape_mismatch", /\[norm\] modulation table \[4,2,6\]/, () => table([4, 2, 6])());
     expectError("shape_mismatch", /\[norm\] modulation table \[2,2,6\]/, () => table([2, 2, 6], 2)());
     expectError("dtype_mismatch", /\[norm\] .*i32/, () => ops.normAct(some([2, 3], "i32"), { kind: "layer_norm" }));
+  });
+});
+
+describe.runIf(device().name === "cpu")("layer norm of few channels on the CPU", () => {
+  it("keeps what three nearly cancelling terms leave of a gradient", async () => {
+    for (const channels of [2, 3, 5]) {
+      const rows = 40;
+      const eps = 1e-6;
+      const x = Float32Array.from(
+        { length: rows * channels },
+        (_, i) => 0.7 + Math.sin(i * 12.9898) * 10 ** -((i % 7) / 2),
+      );
+      const dy = Float32Array.from({ length: x.length }, (_, i) => Math.cos(i * 4.1414));
+      const expected = new Float64Array(x.length);
+      for (let r = 0; r < x.length; r += channels) {
+        const row = [...x.slice(r, r + channels)];
+        const g = [...dy.slice(r, r + channels)];
+        const mean = (f: (i: number) => number) => row.reduce((sum, _, i) => sum + f(i), 0) / channels;
+        const center = mean((i) => row[i]);
+        const rstd = 1 / Math.sqrt(mean((i) => (row[i] - center) ** 2) + eps);
+        const k0 = mean((i) => g[i]);
+        const k1 = mean((i) => g[i] * (row[i] - center)) * rstd ** 2;
+        for (let i = 0; i < channels; i++) expected[r + i] = rstd * (g[i] - k0 - (row[i] - center) * k1);
+      }
+      const input = Tensor.from(x, [rows, channels]);
+      input.requiresGrad = true;
+      const y = ops.normAct(input, { kind: "layer_norm", eps });
+      backward(y, Tensor.from(dy, y.shape));
+      const found = await (input.grad as Tensor).read();
+      expect(relativeError(Float64Array.from(found), expected), `${channels} channels`).toBeLessThan(1e-6);
+    }
   });
 });

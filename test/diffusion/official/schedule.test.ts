@@ -35,6 +35,15 @@ describe("inferenceTimesteps", () => {
     expect(new Set(inferenceTimesteps(sd3, { ...many, float32: true })).size).toBe(2);
   });
 
+  it("rounds the first time as officially, by which entries of guidance lists are chosen", () => {
+    // What the official code computed for a video of 4 tokens (see golden-more's two-pass case).
+    const times = inferenceTimesteps(sd3, { numInferenceSteps: 6, skipFinalInferenceSteps: 2, tokens: 4 });
+    expect(times[0]).toBe(0.9999999403953552);
+    expect(entryAt([1, 0.99, 0.8], times[0])).toBe(1);
+    const official = [0.8773648738861084, 0.7334963083267212, 0.562357485294342];
+    for (const [i, t] of official.entries()) expect(Math.abs(times[i + 1] - t)).toBeLessThan(2e-7);
+  });
+
   it("leaves steps out at both ends, of given times too", () => {
     const skips = { skipInitialInferenceSteps: 1, skipFinalInferenceSteps: 1, tokens: 1 };
     expect(inferenceTimesteps(parse(), { numInferenceSteps: 4, ...skips })).toEqual([0.75, 0.5]);
