@@ -20,9 +20,12 @@ const FAMILIES: readonly (readonly [name: RegExp, what: string])[] = [
   [/^features\.0\.weight$/, "a network of torchvision, such as VGG16"],
 ];
 
-/** Of LTX-2's transformer those parts that LTX-Video's doesn't have: for sound, and to join that with the picture. */
-const SOUND =
-  /^(transformer\.)?(audio_(adaln_single|patchify_proj|proj_out|caption_projection)|av_ca_\w+|transformer_blocks\.\d+\.(audio_\w+|\w+_to_audio\w*))\./;
+/**
+ * Of LTX-2's transformer those parts that LTX-Video's doesn't have: for sound, to join that with the picture, and what its
+ * later versions add to attention and prompts.
+ */
+const NEWER =
+  /^(transformer\.)?(audio_(adaln_single|patchify_proj|proj_out|caption_projection)|av_ca_\w+|prompt_adaln\w*|transformer_blocks\.\d+\.(audio_\w+|\w+_to_audio\w*|attn[12]\.to_gate_logits))\./;
 
 type Tensors = Pick<TensorFile, "tensors" | "metadata">;
 
@@ -30,7 +33,7 @@ type Tensors = Pick<TensorFile, "tensors" | "metadata">;
 export function newerModel({ tensors, metadata }: Tensors): string | undefined {
   const { model_version: version } = metadata;
   const newer = version !== undefined && /^v?[2-9]/.test(version);
-  if (!newer && ![...tensors.keys()].some((name) => SOUND.test(name.replace(PREFIX, "")))) return undefined;
+  if (!newer && ![...tensors.keys()].some((name) => NEWER.test(name.replace(PREFIX, "")))) return undefined;
   return `LTX-2${newer ? ` (version ${version.slice(0, 20)})` : ""}, which makes video with sound: this package runs LTX-Video 0.9.0 to 0.9.8`;
 }
 

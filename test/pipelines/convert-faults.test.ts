@@ -265,7 +265,7 @@ describe("LTX-2", () => {
       expect(await failure(run)).toMatchObject({
         code: "checkpoint",
         message: expect.stringMatching(
-          /is LTX-2, a model of video and sound .*: ltx-native runs LTX-Video, releases 0\.9\.0 to 0\.9\.8$/,
+          /is LTX-2( \(version 2\.3\.1\))?, which makes video with sound: this package runs LTX-Video 0\.9\.0 to 0\.9\.8$/,
         ),
       });
     }

@@ -58,12 +58,6 @@ const VOCABULARY: Record<ModuleKind, ReadonlySet<string>> = {
 export const isModelKey = (kind: ModuleKind, key: string): boolean =>
   key.split(".").every((word) => VOCABULARY[kind].has(word) || /^\d+$/.test(word));
 
-/** What a transformer of LTX-2 has that none of LTX-Video has: sound, its ties to the picture, gates, prompts' tables. */
-export const isLtx2Key = (key: string): boolean =>
-  /^(?:audio_|av_ca_|prompt_adaln)|^transformer_blocks\.\d+\.(?:audio_|video_to_audio|audio_to_video)|\.to_gate_logits\./.test(
-    key,
-  );
-
 /** Of a VAE, outside its blocks. */
 const VAE_ROOTS: Pairs = [
   ["decoder.last_time_embedder.", "decoder.time_embedder."],

@@ -9,7 +9,7 @@ import { openTensorFile, type TensorFile } from "../tensor-file.js";
 import { joined, renamed } from "../tensor-view.js";
 import { DIFFUSERS_CLASSES, officialTransformerConfig } from "./diffusers.js";
 import { causalPositions, inferTransformerConfig } from "./infer.js";
-import { isLtx2Key, isModelKey, type ModuleKind, renameTransformerKey, vaeKeys } from "./keys.js";
+import { isModelKey, type ModuleKind, renameTransformerKey, vaeKeys } from "./keys.js";
 import { isAdapterName } from "./lora-names.js";
 
 type Json = Record<string, unknown>;
@@ -111,8 +111,7 @@ export async function openOfficial(path: string): Promise<OfficialModels> {
 /** Models in one file, or in shards that stand for one. */
 async function fromFile(path: string, opened: TensorFile, extra: Json | null = null): Promise<OfficialModels> {
   try {
-    const version = opened.metadata.model_version;
-    check(!(version && /^v?[2-9]/.test(version)), "checkpoint", () => ltx2(path, `its version is ${version}`));
+    refuseNewer(opened, path);
     const file = await unscaled(opened, path);
     const { layout, groups } = modulesIn(path, file);
     const kinds = [...groups.keys()];
@@ -132,8 +131,11 @@ async function fromFile(path: string, opened: TensorFile, extra: Json | null = n
 const known = (kind: ModuleKind, names: ReadonlyMap<string, string>): [string, string][] =>
   [...names].filter(([official]) => isModelKey(kind, official));
 
-const ltx2 = (path: string, why: string): string =>
-  `[official] ${path} is LTX-2, a model of video and sound (${why}): ltx-native runs LTX-Video, releases 0.9.0 to 0.9.8`;
+/** Before the forms of its weights are looked at: that it is another model is the point. */
+function refuseNewer(file: TensorFile, path: string): void {
+  const newer = newerModel(file);
+  check(!newer, "checkpoint", () => `[official] ${path} is ${newer}`);
+}
 
 function models(
   about: Pick<OfficialModels, "path" | "layout" | "configs" | "metadata" | "leftOut" | "textEncoder">,
@@ -142,8 +144,6 @@ function models(
 ): OfficialModels {
   const { path, configs } = about;
   const transformer = modules.get("transformer");
-  const sign = [...(transformer?.tensors.keys() ?? [])].find(isLtx2Key);
-  check(sign === undefined, "checkpoint", () => ltx2(path, `its transformer has "${sign}"`));
   if (transformer) configs.transformer ??= inferTransformerConfig(path, transformer, modules.get("vae"));
   return {
     ...about,
@@ -171,8 +171,6 @@ function modulesIn(
   check(!names.some(isAdapterName), "checkpoint", () => {
     return `[official] ${path} is a LoRA, not a model: give the model's checkpoint, and this file as one of its LoRAs`;
   });
-  const newer = newerModel(file);
-  check(!newer, "checkpoint", () => `[official] ${path} is ${newer}`);
   const layout = file.metadata.format === "ltx-native" ? "ltx-native" : "official";
   const groups = new Map<ModuleKind, Map<string, string>>();
   for (const [kind, prefix] of Object.entries(PREFIXES[layout]) as [ModuleKind, string][]) {
@@ -308,6 +306,7 @@ async function openDiffusers(path: string, names: readonly string[]): Promise<Of
       const place = join(path, folder);
       const stored = await openShards(place, undefined, WEIGHT_FILES);
       files.push(stored);
+      refuseNewer(stored, place);
       const file = await unscaled(stored, place);
       described.set(kind, await readConfig(join(place, "config.json")));
       if (file.metadata.config !== undefined) metadata = file.metadata;
