@@ -13,20 +13,23 @@ export interface Way {
   meanwhile?: "closes stdout" | "SIGINT twice" | "SIGTERM";
   /** On standard error. */
   says?: RegExp;
+  /** Rounds of work that are queued at the start; fewer where all of them are done before the end. */
+  rounds?: number;
 }
 
 const THREAD = `
   const { Worker } = require("node:worker_threads");
-  const thread = (end) => new Worker(prelude + "work().then(() => {" + end + "})", { eval: true });`;
+  const thread = (end) => new Worker(prelude + "work(4);" + end, { eval: true });`;
 const STAY = "setInterval(() => {}, 1000);";
 
 export const WAYS: readonly Way[] = [
   { name: "process.exit", body: "process.exit(0);", code: 0 },
   {
     name: "process.exit with a code, in an exit listener that queues more",
-    body: "process.on('exit', work); process.exit(7);",
+    body: "process.on('exit', () => work()); process.exit(7);",
     code: 7,
   },
+  { name: "process.reallyExit, which no listener hears of", body: "process.reallyExit(6);", code: 6 },
   {
     name: "an exception that nobody catches",
     body: "setTimeout(() => { throw new Error('planted'); });",
@@ -39,7 +42,12 @@ export const WAYS: readonly Way[] = [
     code: 1,
     says: /Error: planted/,
   },
-  { name: "by itself, with reads on their way", body: "for (let i = 0; i < 5; i++) last().read();", code: 0 },
+  {
+    name: "by itself, with reads on their way",
+    body: "for (let i = 0; i < 5; i++) last().read();",
+    code: 0,
+    rounds: 4,
+  },
   {
     name: "a reader that closes the pipe (EPIPE)",
     body: `process.stdout.on("error", (error) => process.exit(error.code === "EPIPE" ? 0 : 1));
@@ -64,10 +72,11 @@ export const WAYS: readonly Way[] = [
     body: `${THREAD} const one = thread("require('node:worker_threads').parentPort.postMessage(1); setInterval(() => {}, 1000)");
       one.on("message", () => one.terminate());`,
     code: 0,
+    rounds: 2,
   },
   {
     name: "process.exit while worker threads work",
-    body: `${THREAD} for (let i = 0; i < 2; i++) thread("setInterval(work, 20)").on("message", () => {});
+    body: `${THREAD} for (let i = 0; i < 2; i++) thread("setInterval(() => work(3), 20)").on("message", () => {});
       setTimeout(() => process.exit(3), 300);`,
     code: 3,
   },
@@ -75,23 +84,24 @@ export const WAYS: readonly Way[] = [
     name: "process.exit in a worker thread, and the process by itself",
     body: `${THREAD} thread("process.exit(4)").on("exit", (code) => { process.exitCode = code; });`,
     code: 4,
+    rounds: 2,
   },
 ];
 
-/** bf16 and f32 convolutions and products, forward and backward; resolves once kernels are in flight. */
+/** Modules, and `work`, which queues bf16 and f32 convolutions and products, forward and backward. */
 const prelude = (library: Compiled) => `
   const path = (module) => ${JSON.stringify(library.path("."))} + "/" + module;
   const tensor = require(path("tensor/index.js")), ops = require(path("ops/index.js"));
   let result = null;
   const last = () => result;
-  const work = () => {
-    for (let i = 0; i < 30; i++) {
+  const work = (rounds = 30) => {
+    for (let i = 0; i < rounds; i++) {
       const y = tensor.scope(() => {
         const key = { seed: 1, step: i, purpose: 1 };
         const x = ops.cast(ops.normal([1, 5, 16, 16, 64], key), "bf16");
         const w = ops.normal([64, 3, 3, 3, 64], key), m = ops.normal([64, 64], key);
         for (const leaf of [x, w, m]) leaf.requiresGrad = true;
-        const h = ops.linear(ops.conv3d(x, w, null, { padding: 1 }), m);
+        const h = ops.linear(ops.conv3d(x, w), m);
         const f = ops.linear(ops.cast(h, "f32"), m);
         tensor.backward(ops.mean(ops.square(f)));
         return tensor.noGrad(() => ops.affine(f, 1));
@@ -99,7 +109,6 @@ const prelude = (library: Compiled) => `
       result?.dispose();
       result = y;
     }
-    return tensor.Tensor.from([1], [1]).ready();
   };`;
 
 /** A library for LD_PRELOAD that waits when static destructors have run: whatever still works then is caught at it. */
@@ -124,7 +133,7 @@ export function end(way: Way, library: Compiled, env: NodeJS.ProcessEnv = {}): P
   const text = prelude(library);
   const script = `${text}
     const prelude = ${JSON.stringify(text)};
-    work();
+    work(${way.rounds ?? 30});
     setTimeout(() => {
       ${way.body}
       process.stdout.write("in flight\\n");
