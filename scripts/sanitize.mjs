@@ -1,50 +1,94 @@
 #!/usr/bin/env node
-// The op, model and golden tests on an addon and a CPU backend built with AddressSanitizer and UBSan, once for each
-// instruction set. oneDNN itself and Node are not instrumented. Usage: sanitize.mjs [vitest arguments]
+// The tests on an addon and CPU backends built with sanitizers. oneDNN, OpenMP and Node are not instrumented.
+//   address: AddressSanitizer and UBSan, for both instruction sets
+//   thread: ThreadSanitizer, for what the threads of the runtime share; kernels on one thread, as its reports about
+//     OpenMP's would mean nothing
+// Usage: sanitize.mjs [--parts LIST] [vitest arguments]
 import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 
 const root = resolve(fileURLToPath(import.meta.url), "..", "..");
-// node-gyp-build looks for build/Release below the folder that LTX_NATIVE_PREBUILD names.
-const home = join(root, "build", "sanitize");
-const build = join(home, "build");
-const logs = join(home, "logs");
-const flags = "-fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-frame-pointer -g1 -DBUILDING_NODE_EXTENSION";
+const PARTS = {
+  address: {
+    flags: "-fsanitize=address,undefined -fno-sanitize=vptr",
+    preload: ["libasan.so", "libubsan.so"],
+    isas: ["avx512", "avx2"],
+    env: {},
+    tests: ["tensor", "ops", "optim", "models", "formats", "pipelines", "training", "golden"].map((x) => `test/${x}`),
+  },
+  thread: {
+    flags: "-fsanitize=thread",
+    preload: ["libtsan.so"],
+    isas: ["avx512"],
+    env: { OMP_NUM_THREADS: "1" },
+    tests: ["test/tensor", "test/formats/load-weights.test.ts", "test/pipelines/workers.test.ts"],
+  },
+};
+
+const PATIENCE = ["--testTimeout=900000", "--hookTimeout=900000"];
+
 const run = (command, args, options = {}) =>
   spawnSync(command, args, { cwd: root, stdio: "inherit", ...options }).status ?? 1;
-
-if (
-  run("cmake", ["-G", "Ninja", "-S", root, "-B", build, `-DCMAKE_CXX_FLAGS=${flags}`]) ||
-  run("cmake", ["--build", build])
-) {
-  process.exit(1);
-}
-
 const runtime = (name) => execFileSync("gcc", [`-print-file-name=${name}`], { encoding: "utf8" }).trim();
-const chosen = process.argv.slice(2);
-const tests = chosen.length > 0 ? chosen : ["test/tensor", "test/ops", "test/optim", "test/models", "test/golden"];
-let failed = false;
-for (const isa of ["avx512", "avx2"]) {
-  if (!existsSync(join(build, "Release", `libltx_cpu_${isa}.so`))) throw new Error(`no ${isa} backend was built`);
-  rmSync(logs, { recursive: true, force: true });
-  mkdirSync(logs, { recursive: true });
-  const env = {
-    ...process.env,
-    LTX_NATIVE_PREBUILD: home,
-    LTX_CPU_ISA: isa,
-    LD_PRELOAD: `${runtime("libasan.so")} ${runtime("libubsan.so")}`,
-    // Node keeps memory until it exits; what tensors leave behind is tested by their own accounting.
-    ASAN_OPTIONS: `detect_leaks=0:log_path=${join(logs, "asan")}`,
-    UBSAN_OPTIONS: `print_stacktrace=1:log_path=${join(logs, "ubsan")}`,
-  };
-  failed =
-    run(process.execPath, [join(root, "node_modules", "vitest", "vitest.mjs"), "run", ...tests], { env }) !== 0 ||
-    failed;
-  for (const name of readdirSync(logs)) {
-    failed = true;
-    console.error(`${isa}: ${readFileSync(join(logs, name), "utf8")}`);
+
+/** Whether the part's tests pass and no sanitizer has anything to say. */
+function passes(part, chosen) {
+  const { flags, preload, isas, env, tests } = PARTS[part];
+  // node-gyp-build looks for build/Release below the folder that LTX_NATIVE_PREBUILD names.
+  const home = join(root, "build", `sanitize-${part}`);
+  const build = join(home, "build");
+  const logs = join(home, "logs");
+  const common = "-fno-omit-frame-pointer -g1 -DBUILDING_NODE_EXTENSION";
+  const options = ["-DLTX_CUDA=OFF", `-DCMAKE_CXX_FLAGS=${flags} ${common}`];
+  const targets = ["ltx_native", ...isas.map((isa) => `ltx_cpu_${isa}`)];
+  if (run("cmake", ["-G", "Ninja", "-S", root, "-B", build, ...options])) return false;
+  if (run("cmake", ["--build", build, "--target", ...targets])) return false;
+  let passed = true;
+  for (const isa of isas) {
+    rmSync(logs, { recursive: true, force: true });
+    mkdirSync(logs, { recursive: true });
+    // Node keeps memory until it exits; what tensors leave behind is tested by their own accounting. A host without
+    // memory is tested, too.
+    const say = (name, more) => `${more}:allocator_may_return_null=1:log_path=${join(logs, name)}`;
+    const status = run(
+      process.execPath,
+      [join(root, "node_modules", "vitest", "vitest.mjs"), "run", ...chosen(tests), ...PATIENCE],
+      {
+        env: {
+          ...process.env,
+          ...env,
+          LTX_NATIVE_PREBUILD: home,
+          LTX_CPU_ISA: isa,
+          LD_PRELOAD: preload.map(runtime).join(" "),
+          ASAN_OPTIONS: say("asan", "detect_leaks=0"),
+          UBSAN_OPTIONS: say("ubsan", "print_stacktrace=1"),
+          TSAN_OPTIONS: say("tsan", "history_size=4"),
+        },
+      },
+    );
+    passed = passed && status === 0;
+    for (const name of readdirSync(logs)) {
+      passed = false;
+      console.error(`${part}, ${isa}: ${readFileSync(join(logs, name), "utf8")}`);
+    }
+    console.log(`sanitize: ${part}, ${isa}: ${passed ? "ok" : "failed"}`);
   }
+  return passed;
 }
-process.exitCode = failed ? 1 : 0;
+
+const { values, positionals } = parseArgs({
+  args: process.argv.slice(2),
+  allowPositionals: true,
+  options: { parts: { type: "string", default: Object.keys(PARTS).join(",") } },
+});
+const wanted = values.parts.split(",");
+const unknown = wanted.find((part) => !Object.hasOwn(PARTS, part));
+if (unknown !== undefined) {
+  console.error(`--parts: ${unknown} is not one of ${Object.keys(PARTS).join(", ")}`);
+  process.exit(2);
+}
+const results = wanted.map((part) => passes(part, (tests) => (positionals.length > 0 ? positionals : tests)));
+process.exitCode = results.every(Boolean) ? 0 : 1;

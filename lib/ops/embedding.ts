@@ -3,7 +3,7 @@ import { checkFloats, checkOperands, empty, launch, record, type Tensor } from "
 
 /**
  * Rows of a table: table (V, …), index i32 (any shape) to (...index, …). Indices are on the device, so one outside of
- * [0, V) is an error at the next await.
+ * [0, V) is an error when the rows, or what is made of them, are read.
  */
 export function gatherRows(table: Tensor, index: Tensor): Tensor {
   checkOperands("gather_rows", { table, index });

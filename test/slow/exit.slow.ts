@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Compiled, compileLibrary } from "../support/compiled.js";
-import { buildPause, end, WAYS } from "../support/exits.js";
+import { buildPause, end, preloaded, WAYS } from "../support/exits.js";
 
 const RUNS = Number(process.env.LTX_EXIT_RUNS ?? 200);
 const AT_ONCE = 3;
@@ -29,7 +29,7 @@ describe(`with kernels in flight ${RUNS} of ${RUNS} processes end cleanly`, () =
     const lane = async () => {
       while (started < RUNS) {
         const run = started++;
-        const { code, signal, stderr } = await end(way, library, run % 2 === 0 ? {} : { LD_PRELOAD: pause });
+        const { code, signal, stderr } = await end(way, library, run % 2 === 0 ? {} : preloaded(pause));
         const clean = code === way.code && signal === null && (way.says ?? /^$/).test(stderr);
         if (!clean) wrong.push(`run ${run}: code ${code}, ${signal}: ${stderr}`);
       }

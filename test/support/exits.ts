@@ -123,6 +123,11 @@ export function buildPause(folder: string): string {
   return library;
 }
 
+/** The environment of a process that loads it, beside what this one was started with (a sanitizer). */
+export const preloaded = (library: string): NodeJS.ProcessEnv => ({
+  LD_PRELOAD: [process.env.LD_PRELOAD, library].filter(Boolean).join(" "),
+});
+
 export interface Ending {
   code: number | null;
   signal: NodeJS.Signals | null;

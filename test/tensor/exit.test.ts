@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Compiled, compileLibrary } from "../support/compiled.js";
-import { buildPause, end, WAYS } from "../support/exits.js";
+import { buildPause, end, preloaded, WAYS } from "../support/exits.js";
 
 let library: Compiled;
 let folder: string;
@@ -21,7 +21,7 @@ afterAll(() => {
 
 describe("with kernels in flight a process ends cleanly", () => {
   it.each(WAYS.map((way) => [way.name, way] as const))("%s", { timeout: 120_000 }, async (_, way) => {
-    for (const env of [{}, { LD_PRELOAD: pause }, { LD_PRELOAD: pause }]) {
+    for (const env of [{}, preloaded(pause), preloaded(pause)]) {
       const { code, signal, stderr } = await end(way, library, env);
       expect({ code, signal }).toEqual({ code: way.code, signal: null });
       expect(stderr).toMatch(way.says ?? /^$/);
