@@ -69,7 +69,7 @@ interface Addon {
   release(id: number): void;
   markParameter(id: number): void;
   upload(id: number, data: NodeJS.TypedArray): void;
-  mapFile(path: string): number;
+  mapFile(path: string, descriptor: number): number;
   unmapFile(file: number): void;
   load(id: number, file: number, offset: number, dtype: number, outer: number, a: number, b: number): void;
   run(op: number, tensors: number, scalars: number): void;
@@ -209,10 +209,10 @@ export async function synchronize(device: number): Promise<void> {
   }
 }
 
-/** Maps a file for reading; null where that can't be done, as on some network file systems. */
-export function mapFile(path: string): number | null {
+/** Maps an open file for reading; `path` stands in messages. Null where that can't be done, as on some network file systems. */
+export function mapFile(path: string, descriptor: number): number | null {
   try {
-    return addon.mapFile(path);
+    return addon.mapFile(path, descriptor);
   } catch {
     return null;
   }

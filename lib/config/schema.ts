@@ -199,7 +199,7 @@ export function resolveQuickstart(input: z.output<typeof quickstartFile>, proble
   return { kind: "quickstart", compat: input.compat, vae, flow };
 }
 
-function tokenGrid(vae: VaeConfig | null, data: DataConfig): TokenGrid {
+export function tokenGrid(vae: VaeConfig | null, data: DataConfig): TokenGrid {
   if (!vae) return { channels: data.num_channels, frames: data.frames, height: data.height, width: data.width };
   const [frames, height, width] = vaeFactors(vae).latentShape(data.frames, data.height, data.width);
   return { channels: vae.latent_channels, frames, height, width };

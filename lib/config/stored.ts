@@ -57,7 +57,7 @@ const storedFlowRun = z.looseObject({
   }),
 });
 
-const storedRun = z.discriminatedUnion("kind", [storedVaeRun, storedFlowRun]);
+export const storedRun = z.discriminatedUnion("kind", [storedVaeRun, storedFlowRun]);
 
 /** Problems that a message lists. */
 const MAX_LISTED = 5;

@@ -86,19 +86,19 @@ async function read(item: Exclude<StateEntry, Counter>, file: TensorFile, name: 
   await item.ready();
 }
 
-/** The files that tensors are loaded from, mapped once each. */
+/** The files that tensors are loaded from, mapped once each, by the descriptors with which their headers were read. */
 class FileMaps {
-  private readonly maps = new Map<string, number | null>();
+  private readonly maps = new Map<number, number | null>();
   private queued: Tensor[] = [];
 
   /** Queues the conversion of a tensor; false when its bytes can't be mapped. */
   load(item: Exclude<StateEntry, Counter>, { dtype }: TensorEntry, place: FilePlace | undefined): boolean {
     const type = (native.fileDtypes as readonly string[]).indexOf(dtype);
     if (!place || type < 0) return false;
-    let map = this.maps.get(place.path);
+    let map = this.maps.get(place.descriptor);
     if (map === undefined) {
-      map = native.mapFile(place.path);
-      this.maps.set(place.path, map);
+      map = native.mapFile(place.path, place.descriptor);
+      this.maps.set(place.descriptor, map);
     }
     if (map === null) return false;
     native.loadMapped(item.handle, map, place.offset, type, checkpointAxes(item));

@@ -31,7 +31,7 @@ export interface SafetensorsFile extends SafetensorsHeader {
    */
   readF32(name: string): Promise<Float32Array>;
   /** Where on disk the bytes of one tensor lie; undefined for a file in memory. @throws LtxError as `read` */
-  locate(name: string): { readonly path: string; readonly offset: number } | undefined;
+  locate(name: string): { readonly path: string; readonly descriptor: number; readonly offset: number } | undefined;
   /** Closes the file; safe to call again. */
   close(): Promise<void>;
 }
@@ -46,7 +46,7 @@ export async function readSafetensors(path: string): Promise<SafetensorsFile> {
   try {
     const start = await file.read(0, Math.min(size, LENGTH_BYTES));
     const headerBytes = await file.read(0, LENGTH_BYTES + headerLength(start, size, path));
-    return reader(path, parseSafetensorsHeader(headerBytes, size, path), file.read, file.close, true);
+    return reader(path, parseSafetensorsHeader(headerBytes, size, path), file.read, file.close, file.descriptor);
   } catch (error) {
     await file.close();
     throw error;
@@ -70,7 +70,7 @@ function reader(
   header: SafetensorsHeader,
   readBytes: RandomAccess["read"],
   close: () => Promise<void>,
-  onDisk = false,
+  descriptor?: number,
 ): SafetensorsFile {
   let closed = false;
   const find = (name: string): SafetensorsEntry => {
@@ -100,7 +100,7 @@ function reader(
     },
     locate(name) {
       const { offset } = find(name);
-      return onDisk ? { path, offset } : undefined;
+      return descriptor === undefined ? undefined : { path, descriptor, offset };
     },
     async close() {
       if (closed) return;

@@ -95,6 +95,10 @@ export function parseSentencePiece(bytes: Uint8Array, name = "spiece.model"): Se
   check(pieces.length > 0 && pieces.every(({ type }) => type !== undefined), "file_format", () => {
     return `[sentencepiece] ${name} holds ${pieces.length ? "pieces of unknown type" : "no pieces"}: no SentencePiece model, or damaged`;
   });
+  const odd = pieces.find(({ text, score }) => text === "" || !Number.isFinite(score));
+  check(!odd, "file_format", () => {
+    return `[sentencepiece] ${name} holds the piece ${JSON.stringify(odd?.text.slice(0, 60))} of score ${odd?.score}, expected a text and a finite score: damaged`;
+  });
   return {
     pieces,
     charsmap: normalizerSpec?.precompiledCharsmap ?? new Uint8Array(),

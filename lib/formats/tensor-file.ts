@@ -15,6 +15,8 @@ export interface TensorEntry {
 
 export interface FilePlace {
   readonly path: string;
+  /** Of the open file: another may have its path by now. */
+  readonly descriptor: number;
   /** Bytes from the start of the file. */
   readonly offset: number;
 }

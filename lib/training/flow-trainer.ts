@@ -88,6 +88,7 @@ export class FlowTrainer extends Trainer<FlowBatch> {
   /** @throws LtxError `config`, `unavailable`, `checkpoint` */
   static async create(options: FlowTrainerOptions): Promise<FlowTrainer> {
     const config = typeof options.config === "string" ? await loadConfig(options.config) : options.config;
+    if (typeof options.config !== "string") (await import("../config/check-run.js")).checkRunConfig(config, "flow");
     if (config.kind !== "flow")
       throw new LtxError("config", `[flow] the configuration trains a ${config.kind}, not a transformer`);
     const device = openDevice(options.device);

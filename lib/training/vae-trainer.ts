@@ -74,6 +74,7 @@ export class VaeTrainer extends Trainer<Uint8Array> {
   /** @throws LtxError `config`, `unavailable`, `shape_mismatch` */
   static async create(options: VaeTrainerOptions): Promise<VaeTrainer> {
     const config = typeof options.config === "string" ? await loadConfig(options.config) : options.config;
+    if (typeof options.config !== "string") (await import("../config/check-run.js")).checkRunConfig(config, "vae");
     if (config.kind !== "vae")
       throw new LtxError("config", `[vae] the configuration trains a ${config.kind}, not a VAE`);
     const device = openDevice(options.device);

@@ -148,8 +148,9 @@ Napi::Value upload(const Info& info) {
   return info.Env().Undefined();
 }
 
+// mapFile(path for messages, descriptor)
 Napi::Value map_file(const Info& info) {
-  return Napi::Number::New(info.Env(), Environment::of(info.Env()).map_file(text(info, 0)));
+  return Napi::Number::New(info.Env(), Environment::of(info.Env()).map_file(text(info, 0), integer(info, 1)));
 }
 
 Napi::Value unmap_file(const Info& info) {

@@ -200,8 +200,8 @@ void Environment::upload(int32_t id, const void* data, size_t bytes) {
   target.storage->device()->enqueue(std::move(task));
 }
 
-int32_t Environment::map_file(const std::string& path) {
-  files_.push_back(std::make_shared<const MappedFile>(path));
+int32_t Environment::map_file(const std::string& path, int32_t descriptor) {
+  files_.push_back(std::make_shared<const MappedFile>(path, descriptor));
   return static_cast<int32_t>(files_.size()) - 1;
 }
 

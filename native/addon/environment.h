@@ -32,7 +32,7 @@ class Environment {
 
   void upload(int32_t id, const void* data, size_t bytes);
   // Files that tensors are loaded from; what is queued keeps its own mapped.
-  int32_t map_file(const std::string& path);
+  int32_t map_file(const std::string& path, int32_t descriptor);
   void unmap_file(int32_t file);
   void load(int32_t id, int32_t file, const FileTensor& source);
   void run(int op, const int32_t* ids, int tensor_count, const double* scalars, int scalar_count);

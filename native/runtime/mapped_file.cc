@@ -132,13 +132,13 @@ size_t file_dtype_size(FileDtype dtype) {
   return dtype == kFileF32 ? 4 : dtype == kFileBf16 || dtype == kFileF16 ? 2 : 1;
 }
 
-MappedFile::MappedFile(const std::string& path) : path_(path) {
+MappedFile::MappedFile(const std::string& path, int descriptor) : path_(path) {
   const auto fail = [&](const char* what) {
     const std::string reason = std::strerror(errno);
     if (descriptor_ >= 0) close(descriptor_);
     throw std::runtime_error("cannot " + std::string(what) + " " + path + ": " + reason);
   };
-  descriptor_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  descriptor_ = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
   if (descriptor_ < 0) fail("open");
   struct stat status {};
   if (fstat(descriptor_, &status) != 0) fail("read");

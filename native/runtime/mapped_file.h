@@ -12,10 +12,11 @@ namespace ltx {
 enum FileDtype { kFileF32 = 0, kFileBf16 = 1, kFileF16 = 2, kFileF8E4M3 = 3, kFileF8E5M2 = 4, kFileDtypeCount };
 size_t file_dtype_size(FileDtype dtype);
 
-// A file mapped for reading. Throws std::runtime_error with the reason when it can't be.
+// An open file mapped for reading; what has its path by now may be another. Throws std::runtime_error with the reason
+// when it can't be.
 class MappedFile {
  public:
-  explicit MappedFile(const std::string& path);
+  MappedFile(const std::string& path, int descriptor);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;

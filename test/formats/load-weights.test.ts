@@ -1,4 +1,4 @@
-import { truncateSync, writeFileSync } from "node:fs";
+import { renameSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { PhiloxRandom } from "../../lib/data/philox.js";
@@ -205,6 +205,23 @@ describe("loadWeights", () => {
     truncateSync(path, 1000);
     const model = create();
     await expect(loadWeights(model, file)).rejects.toMatchObject({ code: "io", message: /became shorter/ });
+    await file.close();
+    model.dispose();
+  });
+
+  it("loads the file whose header was read, though another has its path by then", async () => {
+    const values = await state();
+    const path = await written(values, f32, "F32");
+    const file = await readSafetensors(path);
+    // Other values, and longer, so that every tensor lies elsewhere.
+    const other = await written(new Map([["a", { shape: [999], data: new Float32Array(999).fill(7) }]]), f32, "F32");
+    renameSync(other, path);
+    const model = create();
+    await loadWeights(model, unreadable(file));
+    const loaded = await model.stateDict();
+    for (const [name, { data }] of values) {
+      if (!name.endsWith("tracked")) expect([name, loaded.get(name)?.data]).toEqual([name, data]);
+    }
     await file.close();
     model.dispose();
   });

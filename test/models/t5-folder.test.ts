@@ -118,6 +118,12 @@ describe("a T5's folder", () => {
     ["has a damaged config.json", "file_format", "cannot be read", (p) => writeFileSync(join(p, "config.json"), "{")],
     ["is no T5", "file_format", "d_kv", (p) => writeFileSync(join(p, "config.json"), config({ d_kv: "x" }))],
     [
+      "has another T5's tokenizer",
+      "checkpoint",
+      "has 28 tokens, the model only 20",
+      (p) => writeFileSync(join(p, "config.json"), config({ vocab_size: 20 })),
+    ],
+    [
       "is a T5 of version 1.0",
       "unavailable",
       "gated-gelu",

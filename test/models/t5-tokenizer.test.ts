@@ -61,6 +61,63 @@ describe("T5Tokenizer", () => {
     );
   });
 
+  const withAdded = (...tokens: unknown[]) =>
+    JSON.stringify({ ...tinyTokenizerJson(), added_tokens: [...tinyTokenizerJson().added_tokens, ...tokens] });
+
+  it.each<[string, unknown]>([
+    ["a fraction", { id: 2.5, content: "<x>" }],
+    ["a negative number", { id: -1, content: "<x>" }],
+    ["a text", { id: "toString", content: "<x>" }],
+    ["a number as text", { id: "3", content: "▁" }],
+    ["nothing", { content: "<x>" }],
+    ["a number far behind the vocabulary", { id: 32000, content: "<x>" }],
+    ["a number past 2^53", { id: 1e300, content: "<x>" }],
+    ["another token's number", { id: 4, content: "<x>" }],
+    ["a list", { id: [3], content: "▁" }],
+  ])("refuses an added token whose id is %s", (_, token) => {
+    expect(() => T5Tokenizer.fromJson(withAdded(token), "a.json")).toThrow(
+      expect.objectContaining({ code: "file_format", message: expect.stringMatching(/a\.json: the (added|id)/) }),
+    );
+  });
+
+  it("refuses added tokens without a text, twice under one id, and no list of them", () => {
+    const twice = [28, 28].map((id, i) => ({ id, content: `<x${i}>` }));
+    for (const text of [
+      withAdded({ id: 28, content: "" }),
+      withAdded({ id: 28, content: 7 }),
+      withAdded(null),
+      withAdded(...twice),
+    ]) {
+      expect(() => T5Tokenizer.fromJson(text)).toThrow(expect.objectContaining({ code: "file_format" }));
+    }
+    expect(() => T5Tokenizer.fromJson(JSON.stringify({ ...tinyTokenizerJson(), added_tokens: {} }))).toThrow(
+      "not a list",
+    );
+  });
+
+  it("takes added tokens behind the vocabulary, and of its own entries", () => {
+    const added = [
+      { id: tinyPieces.length, content: "<cat>", special: false },
+      { id: idOf("7"), content: "7" },
+    ];
+    const tokenizer = T5Tokenizer.fromJson(withAdded(...added));
+    expect(tokenizer.size).toBe(tinyPieces.length + 1);
+    expect(tokenizer.encode("one<cat>7")).toEqual([idOf("▁one"), tinyPieces.length, idOf("7"), 1]);
+  });
+
+  it("reads special tokens that are written out in a text, as transformers does with spiece.model", () => {
+    const tokenizer = T5Tokenizer.fromSentencePiece(tinySentencePiece());
+    const sentinel = (i: number) => tinyPieces.length + 99 - i;
+    const [one, two] = ["▁one", "▁two"].map(idOf);
+    expect(tokenizer.encode("one <unk> two")).toEqual([one, 2, two, 1]);
+    expect(tokenizer.encode("one<unk>two")).toEqual([one, 2, two, 1]);
+    expect(tokenizer.encode("<unk> <unk>")).toEqual([2, 2, 1]);
+    expect(tokenizer.encode("one <extra_id_0> two <extra_id_99>")).toEqual([one, sentinel(0), two, sentinel(99), 1]);
+    expect(tokenizer.encode("<extra_id_7><extra_id_8>  one")).toEqual([sentinel(7), sentinel(8), one, 1]);
+    expect(tokenizer.encode("one </s> two <pad>")).toEqual([one, 1, two, 0, 1]);
+    expect(tokenizer.encode("<extra_id_100>").slice(0, -1)).not.toContain(sentinel(100));
+  });
+
   it("refuses SentencePiece models that are damaged or of another kind", () => {
     const bytes = tinySentencePiece();
     const code = (file: Uint8Array) => {

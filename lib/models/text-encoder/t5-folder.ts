@@ -95,6 +95,9 @@ export class T5Folder {
     const weights = await inside("text_encoder");
     const config = await readConfig(join(weights, "config.json"));
     const { tokenizer, hash } = await readTokenizer(await inside("tokenizer"));
+    check(tokenizer.size <= config.vocab_size, "checkpoint", () => {
+      return `[t5] the tokenizer in ${path} has ${tokenizer.size} tokens, the model only ${config.vocab_size}: they are not of one T5`;
+    });
     const file = await openEncoder(weights);
     try {
       checkTensors(file, config, weights);

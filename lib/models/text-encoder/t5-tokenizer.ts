@@ -11,9 +11,14 @@ const SPACE = "▁";
 export class T5Tokenizer {
   private constructor(
     private readonly tokenizer: Tokenizer,
+    /** What messages call it. */
+    private readonly name: string,
     /** Of `</s>` and of padding. */
     readonly eos: number,
     readonly pad: number,
+    /** Ids end before this one; a SentencePiece model's without the sentinels, which are not its own. */
+    readonly size: number,
+    private readonly end: number,
   ) {}
 
   /**
@@ -49,12 +54,20 @@ export class T5Tokenizer {
       normalizers.push({ type: "Replace", pattern: { Regex: " {2,}" }, content: SPACE });
     }
     const space = { type: "Metaspace", replacement: SPACE, prepend_scheme: addDummyPrefix ? "always" : "never" };
+    // Written out in a text they are what they stand for, with no space beside a sentinel, as in transformers.
+    const added = pieces.flatMap(({ text, type }, id) => {
+      const special = type === "control" || type === "unknown";
+      return special || type === "user_defined" ? [{ id, content: text, special }] : [];
+    });
+    const extra = sentinels.map((content, i) => ({
+      id: pieces.length + i,
+      content,
+      special: true,
+      lstrip: true,
+      rstrip: true,
+    }));
     const json: TokenizerJson = {
-      added_tokens: pieces.flatMap(({ text, type }, id) => {
-        return type === "control" || type === "user_defined"
-          ? [{ id, content: text, special: type === "control" }]
-          : [];
-      }),
+      added_tokens: [...added, ...extra],
       normalizer: { type: "Sequence", normalizers },
       pre_tokenizer: space,
       post_processor: {
@@ -70,19 +83,21 @@ export class T5Tokenizer {
         vocab: [...pieces.map(({ text, score }): [string, number] => [text, score]), ...sentinels.map(unscored)],
       },
     };
-    return T5Tokenizer.build(json, name);
+    return T5Tokenizer.build(json, name, pieces.length);
   }
 
-  private static build(json: TokenizerJson, name: string): T5Tokenizer {
+  private static build(json: TokenizerJson, name: string, size?: number): T5Tokenizer {
     const { type, vocab, unk_id: unknown } = json?.model ?? {};
     check(type === "Unigram" && Array.isArray(vocab) && vocab.every(isScored), "file_format", () => {
       return `[tokenizer] ${name} expects a Unigram model with a scored vocabulary, as T5 has, found model type ${JSON.stringify(type)}`;
     });
     const eos = vocab.findIndex(([text]) => text === "</s>");
     const pad = vocab.findIndex(([text]) => text === "<pad>");
-    check(eos >= 0 && pad >= 0 && vocab[unknown ?? -1], "file_format", () => {
+    const known = Number.isSafeInteger(unknown) && Number(unknown) >= 0 && Number(unknown) < vocab.length;
+    check(eos >= 0 && pad >= 0 && known, "file_format", () => {
       return `[tokenizer] ${name} lacks one of T5's special tokens: </s> (${eos}), <pad> (${pad}), unknown (${unknown})`;
     });
+    const end = checkedIds(json.added_tokens, vocab, name).reduce((n, id) => Math.max(n, id + 1), vocab.length);
     let tokenizer: Tokenizer;
     try {
       // Here and not above: a program that needs no text should not wait for it.
@@ -93,19 +108,58 @@ export class T5Tokenizer {
       if (cause instanceof LtxError) throw cause;
       throw new LtxError("file_format", `[tokenizer] ${name} cannot be read (${(cause as Error).message})`, { cause });
     }
-    return new T5Tokenizer(tokenizer, eos, pad);
+    return new T5Tokenizer(tokenizer, name, eos, pad, size ?? end, end);
   }
 
   /** The ids of a text with `</s>` at their end, at most `maxLength` of them; a longer text loses its last tokens. */
   encode(text: string, maxLength = Number.POSITIVE_INFINITY): number[] {
-    const ids = this.tokenizer.encode(text, { add_special_tokens: false }).ids;
+    let ids: number[];
+    try {
+      ids = this.tokenizer.encode(text, { add_special_tokens: false }).ids;
+    } catch (cause) {
+      const reason = (cause as Error).message;
+      throw new LtxError("file_format", `[tokenizer] ${this.name} fails at a text (${reason}): it is damaged`, {
+        cause,
+      });
+    }
+    const wrong = ids.find((id) => !Number.isSafeInteger(id) || id < 0 || id >= this.end);
+    check(wrong === undefined, "file_format", () => {
+      return `[tokenizer] ${this.name} gives the id ${JSON.stringify(wrong)}, expected whole numbers below ${this.end}: it is damaged`;
+    });
     return [...ids.slice(0, maxLength - 1), this.eos];
   }
 }
 
 const unscored = (text: string): [string, number] => [text, 0];
 const isScored = (entry: unknown): boolean =>
-  Array.isArray(entry) && typeof entry[0] === "string" && typeof entry[1] === "number";
+  Array.isArray(entry) && typeof entry[0] === "string" && Number.isFinite(entry[1]);
+
+/** The ids of tokens that stand beside the vocabulary, or name entries of it. @throws LtxError `file_format` */
+function checkedIds(added: unknown, vocab: TokenizerJson["model"]["vocab"], name: string): number[] {
+  const fail = (reason: string): never => {
+    throw new LtxError("file_format", `[tokenizer] ${name}: ${reason}; the file is damaged`);
+  };
+  if (added === undefined || added === null) return [];
+  if (!Array.isArray(added)) return fail("its added_tokens are not a list");
+  const contents = new Map<number, string>();
+  for (const token of added) {
+    const { id, content } = (token ?? {}) as { id?: unknown; content?: unknown };
+    const shown = JSON.stringify(content)?.slice(0, 60);
+    if (typeof content !== "string" || content === "") return fail(`an added token has the content ${shown}`);
+    // Those behind the vocabulary follow each other; a gap would be an id without a token.
+    if (!Number.isSafeInteger(id) || Number(id) < 0 || Number(id) >= vocab.length + added.length) {
+      return fail(
+        `the added token ${shown} has the id ${JSON.stringify(id)}, expected a whole number below ${vocab.length + added.length}`,
+      );
+    }
+    const index = id as number;
+    const there = contents.get(index) ?? vocab[index]?.[0] ?? content;
+    if (there !== content)
+      return fail(`the id ${index} is that of ${JSON.stringify(there)} and of the added token ${shown}`);
+    contents.set(index, content);
+  }
+  return [...contents.keys()];
+}
 
 /** The parts of a tokenizer.json that are looked at here. */
 interface TokenizerJson {
