@@ -1,5 +1,5 @@
 /** The addon below all checks of JavaScript: numbers that are no tensors, shapes that do not fit, scalars of any size. */
-import { writeFileSync } from "node:fs";
+import { openSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { LtxError } from "../../../lib/errors.js";
 import * as native from "../../../lib/native.js";
@@ -38,6 +38,7 @@ export const nativeTarget: Target = {
     cpu.setMemoryLimit(2 ** 26);
     const path = join(folder, "mapped");
     writeFileSync(path, Buffer.alloc(256, 1));
+    const descriptors = [openSync(path, "r"), openSync(folder, "r")];
     const ops = native.ops();
     return async (random, label) => {
       const make = new Maker(random, cpu);
@@ -91,7 +92,8 @@ export const nativeTarget: Target = {
         [
           "loadMapped",
           () => {
-            const file = native.mapFile(random.chance(0.9) ? path : folder) ?? scalar(random);
+            const file =
+              native.mapFile(path, random.chance(0.9) ? random.pick(descriptors) : scalar(random)) ?? scalar(random);
             try {
               native.loadMapped(id(), random.chance(0.9) ? file : scalar(random), scalar(random), random.below(7) - 1, [
                 scalar(random),
