@@ -15,11 +15,6 @@ if (!require("node:fs").existsSync(main)) {
   process.exit(1);
 }
 
-// `ltx-native … --json | head` closes the pipe early: that ends the command, it is no failure to report.
-process.stdout.on("error", (error) => {
-  process.exit(error.code === "EPIPE" ? 0 : 1);
-});
-
 require(main)
   .main(process.argv.slice(2))
   .then(

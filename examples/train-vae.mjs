@@ -1,7 +1,8 @@
 // Trains the quickstart's VAE for a few steps inside a program, stops it by a signal, and looks at a held-out score.
+import { fileURLToPath } from "node:url";
 import { loadConfig, MovingMnist, VaeTrainer } from "ltx-native";
 
-const { vae: config } = await loadConfig(new URL("../configs/quickstart.yaml", import.meta.url).pathname);
+const { vae: config } = await loadConfig(fileURLToPath(new URL("../configs/quickstart.yaml", import.meta.url)));
 const { frames, height, width } = config.data;
 const data = new MovingMnist({ seed: 7, frames, height, width, digits: 1, digitSize: 20 });
 const trainer = await VaeTrainer.create({ config, data });

@@ -10,6 +10,7 @@ import { planCommand } from "./plan.js";
 import { reconstructCommand } from "./reconstruct.js";
 import { hyphenated } from "./release-options.js";
 import { sampleCommand } from "./sample.js";
+import { outputFailure, watchStreams, writeError } from "./streams.js";
 import { trainCommand } from "./train.js";
 
 const USAGE_CODES = ["config", "file_exists", "invalid_argument"];
@@ -19,6 +20,13 @@ const isRelease = (command: string | undefined): boolean => command === "generat
 
 /** Runs the command line; @returns the exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted. */
 export async function main(argv: string[]): Promise<number> {
+  watchStreams();
+  const code = await run(argv);
+  // What was asked for on standard output did not get there.
+  return code === 0 && outputFailure() ? 1 : code;
+}
+
+async function run(argv: string[]): Promise<number> {
   const program = new Command("ltx-native")
     .description("LTX-Video in Node.js: train, sample and inspect")
     .version(version)
@@ -43,13 +51,13 @@ export async function main(argv: string[]): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
     if (error instanceof LtxError) {
-      process.stderr.write(`ltx-native: ${error.message}\n`);
+      writeError(`ltx-native: ${error.message}`);
       if (error.code === "aborted") return 130;
       return USAGE_CODES.includes(error.code) ? 2 : 1;
     }
     // The operating system's refusals say what was tried and why it failed; a stack adds nothing.
     if (error instanceof Error && "syscall" in error) {
-      process.stderr.write(`ltx-native: ${error.message}\n`);
+      writeError(`ltx-native: ${error.message}`);
       return 1;
     }
     throw error;

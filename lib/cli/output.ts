@@ -5,6 +5,7 @@ import { checkOutputFolder, reserveName } from "../formats/output-folder.js";
 import type { Video } from "../pipelines/index.js";
 import { saveOrKeep } from "../pipelines/keep.js";
 import type { TrainEvent } from "../training/events.js";
+import { writeError, writeOutput } from "./streams.js";
 
 /** Where a command writes; tests give their own. */
 export interface Output {
@@ -18,8 +19,8 @@ export interface Output {
 export function standardOutput(json: boolean): Output {
   return {
     json,
-    out: (line) => process.stdout.write(`${line}\n`),
-    err: (line) => process.stderr.write(`${line}\n`),
+    out: writeOutput,
+    err: writeError,
     terminal: process.stderr.isTTY === true,
   };
 }
@@ -90,6 +91,19 @@ export function sampleSteps(output: Output): (done: number, total: number) => vo
 /** Seconds between lines where no progress bar can be drawn. */
 const LINE_EVERY = 15;
 
+/** Columns that a step's numbers take, and those of the longest and the shortest bar worth drawing. */
+const NUMBERS = 60;
+const LONGEST_BAR = 40;
+const SHORTEST_BAR = 8;
+
+/** A progress bar for a terminal of that width; a narrow one shows the numbers alone. */
+export function barFormat(columns = 80): { format: string; barsize: number } {
+  const room = Math.min(LONGEST_BAR, columns - NUMBERS);
+  return room < SHORTEST_BAR
+    ? { format: "{value}/{total} {text}", barsize: SHORTEST_BAR }
+    : { format: "{bar} {value}/{total} {text}", barsize: room };
+}
+
 /** Reports training events. */
 export class TrainReport {
   private bar: SingleBar | null = null;
@@ -138,10 +152,8 @@ export class TrainReport {
     if (!this.bar) {
       // Loaded here: only a training run on a terminal has a bar.
       const { Presets, SingleBar } = require("cli-progress") as typeof import("cli-progress");
-      this.bar = new SingleBar(
-        { format: "{bar} {value}/{total} {text}", stream: process.stderr, clearOnComplete: true, hideCursor: true },
-        Presets.shades_classic,
-      );
+      const options = { ...barFormat(process.stderr.columns), stream: process.stderr };
+      this.bar = new SingleBar({ ...options, clearOnComplete: true, hideCursor: true }, Presets.shades_classic);
       this.bar.start(total, done, { text });
     }
     this.bar.setTotal(total);

@@ -4,7 +4,7 @@ import { LtxError } from "../errors.js";
 import { dataSchema } from "./data.js";
 import { count, fraction, whole } from "./fields.js";
 import { formatPath, problemsOf } from "./problems.js";
-import type { FlowRunConfig, VaeRunConfig } from "./schema.js";
+import type { FlowRunConfig, RunConfig, VaeRunConfig } from "./schema.js";
 import { flowTrainingSchema, vaeTrainingSchema } from "./training.js";
 import { resolveTransformer, transformerParams } from "./transformer.js";
 import { lossParams, vaeParams } from "./vae.js";
@@ -68,22 +68,42 @@ const MAX_LISTED = 5;
  * @throws LtxError `checkpoint` when it is no configuration
  */
 export function parseStoredConfig(text: string, file: string): VaeRunConfig | FlowRunConfig {
-  const fault = (reason: string, cause?: unknown) =>
-    new LtxError(
-      "checkpoint",
-      `[checkpoint] ${file}: its configuration ${reason}; the file is damaged or of another version`,
-      { cause },
-    );
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw fault("is no JSON", cause);
+    throw fault(file, "is no JSON", cause);
   }
+  return stageConfig(value, file);
+}
+
+/**
+ * The configuration in a run's folder: of a stage, or of a quickstart's two.
+ * @param file what messages call the folder's file
+ * @throws LtxError `checkpoint` when it is no configuration
+ */
+export function parseRunConfig(value: unknown, file: string): RunConfig {
+  const { kind, compat, vae, flow } = (value ?? {}) as Record<string, unknown>;
+  if (kind !== "quickstart") return stageConfig(value, file);
+  const stages = { vae: stageConfig(vae, file), flow: stageConfig(flow, file) };
+  if (stages.vae.kind !== "vae" || stages.flow.kind !== "flow") {
+    throw fault(file, `has stages of the kinds ${stages.vae.kind} and ${stages.flow.kind}, expected vae and flow`);
+  }
+  return { kind, compat: compat === "reference" ? compat : "native", vae: stages.vae, flow: stages.flow };
+}
+
+const fault = (file: string, reason: string, cause?: unknown): LtxError =>
+  new LtxError(
+    "checkpoint",
+    `[checkpoint] ${file}: its configuration ${reason}; the file is damaged or of another version`,
+    { cause },
+  );
+
+function stageConfig(value: unknown, file: string): VaeRunConfig | FlowRunConfig {
   const parsed = storedRun.safeParse(value);
   if (!parsed.success) {
     const problems = problemsOf(parsed.error, value).map(({ path, message }) => `${formatPath(path)}: ${message}`);
-    throw fault(`cannot be read (${problems.slice(0, MAX_LISTED).join("; ")})`);
+    throw fault(file, `cannot be read (${problems.slice(0, MAX_LISTED).join("; ")})`);
   }
   const config = parsed.data;
   if (config.kind === "vae") return config as VaeRunConfig;

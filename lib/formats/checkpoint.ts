@@ -5,13 +5,14 @@
  */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, open, readdir, readFile, rename, rm, stat, statfs } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { open, readdir, readFile, rename, rm, stat, statfs } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
 import { check, LtxError, stopIfAborted } from "../errors.js";
 import { Counter, type Module, Parameter, toCheckpoint } from "../nn/index.js";
 import type { Shape, Tensor } from "../tensor/index.js";
 import { syncFolder, temporaryName } from "./atomic-file.js";
 import type { LoadProgressOptions } from "./load-weights.js";
+import { makeFolder } from "./paths.js";
 import { type SafetensorsTensor, writeSafetensors } from "./safetensors.js";
 import { tensorBytes } from "./safetensors-header.js";
 import { openTensorFile } from "./tensor-file.js";
@@ -74,8 +75,8 @@ export function scalarEntry(name: string, value: number): SafetensorsTensor {
   return { name, dtype: "F32", shape: [], data: new Uint8Array(new Float32Array([value]).buffer) };
 }
 
-/** How often a folder of the same name is cleared away when another process keeps putting one there. */
-const RENAME_TRIES = 5;
+/** How often a folder of the same name is moved away when another process keeps putting one there. */
+const RENAME_TRIES = 20;
 
 /**
  * Writes a checkpoint below `folder`, then removes all but `keep` of those up to it. On failure what was there stays.
@@ -91,7 +92,7 @@ export async function saveCheckpoint(
   const path = join(folder, name);
   const temporary = join(folder, temporaryName(name, "partial"));
   try {
-    await mkdir(temporary, { recursive: true });
+    await makeFolder(temporary);
     await removeAbandoned(folder, name);
     const metadata = { format: "ltx-native", step: String(contents.step), ...contents.metadata };
     await writeSafetensors(join(temporary, MODEL_FILE), contents.model, metadata);
@@ -142,15 +143,28 @@ function isAlive(pid: number): boolean {
   }
 }
 
+/** Gives a folder its name. What has that name is moved out of the way first, whole, and then removed. */
 async function replaceFolder(temporary: string, path: string): Promise<void> {
   for (let left = RENAME_TRIES; ; left--) {
-    await rm(path, { recursive: true, force: true });
+    const aside = join(dirname(path), temporaryName(basename(path), "partial"));
+    const moved = await rename(path, aside).then(
+      () => true,
+      (error: NodeJS.ErrnoException) => {
+        if (error.code === "ENOENT") return false;
+        throw error;
+      },
+    );
     try {
-      return await rename(temporary, path);
+      await rename(temporary, path);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
+      if (moved) await rename(aside, path).catch(() => rm(aside, { recursive: true, force: true }));
       if (left <= 1 || (code !== "ENOTEMPTY" && code !== "EEXIST")) throw error;
+      continue;
     }
+    // The new one is there; what is left of the old one is removed when the run is next opened.
+    if (moved) await rm(aside, { recursive: true, force: true }).catch(() => {});
+    return;
   }
 }
 
@@ -159,7 +173,10 @@ async function replaceFolder(temporary: string, path: string): Promise<void> {
  * @throws LtxError `io` when it does not
  */
 export async function checkRoom(folder: string, { model, training }: CheckpointContents): Promise<void> {
-  const bytes = [...model, ...training].reduce((sum, { shape, dtype }) => sum + (tensorBytes(dtype, shape) ?? 0), 0);
+  const bytes = [...model, ...training].reduce(
+    (sum, { shape, dtype }) => sum + (tensorBytes(dtype, shape) ?? Number.POSITIVE_INFINITY),
+    0,
+  );
   const free = await freeBytes(folder);
   check(free === null || bytes <= free, "io", () => {
     return `[checkpoint] a checkpoint takes about ${sizeText(bytes)}, the disk of ${folder} has ${sizeText(free as number)} free: make room, or choose a folder on another disk`;

@@ -1,7 +1,7 @@
 /** What there is at a path. */
 import type { Stats } from "node:fs";
-import { stat } from "node:fs/promises";
-import { resolve } from "node:path";
+import { mkdir, stat } from "node:fs/promises";
+import { dirname, resolve } from "node:path";
 import { LtxError } from "../errors.js";
 
 const about = (path: string, fits: (info: Stats) => boolean): Promise<boolean> => stat(path).then(fits, () => false);
@@ -19,4 +19,18 @@ export async function fileIdentity(path: string): Promise<string> {
     throw new LtxError("io", `[data] cannot open ${path}: ${cause.message}`, { cause });
   });
   return `${resolve(path)} ${info.size} ${info.mtimeNs}`;
+}
+
+/**
+ * Makes a folder and those above it that are missing. Unlike the recursive mkdir, which speaks of missing folders on a
+ * read-only file system, it fails with what the file system says.
+ */
+export async function makeFolder(path: string): Promise<void> {
+  const missing: string[] = [];
+  for (let at = resolve(path); !(await exists(at)); at = dirname(at)) missing.unshift(at);
+  for (const folder of missing) {
+    await mkdir(folder).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "EEXIST") throw error; // another process was faster
+    });
+  }
 }

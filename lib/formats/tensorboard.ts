@@ -2,13 +2,14 @@
  * Event files for TensorBoard: TFRecords (length, checksum, bytes, checksum) of `Event` messages. Field numbers are those
  * of tensorflow's event.proto and summary.proto.
  */
-import { type FileHandle, mkdir, open } from "node:fs/promises";
+import { type FileHandle, open } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import type { Writer } from "protobufjs/minimal.js";
 import { check, LtxError } from "../errors.js";
 import { writeAll } from "./atomic-file.js";
 import { crc32c } from "./crc.js";
+import { makeFolder } from "./paths.js";
 
 const FILE_VERSION = "brain.Event:2";
 /** Protobuf's wire types. */
@@ -16,6 +17,8 @@ const VARINT = 0;
 const BITS_64 = 1;
 const BYTES = 2;
 const BITS_32 = 5;
+/** SessionLog's status. */
+const SESSION_START = 1;
 
 const key = (field: number, wire: number) => (field << 3) | wire;
 
@@ -47,7 +50,7 @@ export class EventWriter {
     const path = join(folder, `events.out.tfevents.${seconds}.${hostname()}.${process.pid}.${files++}`);
     let file: FileHandle;
     try {
-      await mkdir(folder, { recursive: true });
+      await makeFolder(folder);
       file = await open(path, "wx");
     } catch (cause) {
       throw new LtxError("io", `[tensorboard] cannot create ${path}: ${(cause as Error).message}`, { cause });
@@ -67,6 +70,17 @@ export class EventWriter {
     const image = message().uint32(key(1, VARINT)).int32(height).uint32(key(2, VARINT)).int32(width);
     image.uint32(key(4, BYTES)).bytes(png);
     this.summary(tag, step, (body) => body.uint32(key(4, BYTES)).bytes(image.finish()));
+  }
+
+  /**
+   * Says that a process begins anew: TensorBoard forgets what earlier files of the folder hold from this step on.
+   * @throws LtxError `invalid_argument`, `disposed`
+   */
+  restart(step: number): void {
+    checkStep(step);
+    this.checkOpen();
+    const session = message().uint32(key(1, VARINT)).int32(SESSION_START).finish();
+    this.add(message().uint32(key(2, VARINT)).int64(step).uint32(key(7, BYTES)).bytes(session));
   }
 
   /** Hands everything so far to the operating system. @throws LtxError `io`, `disposed` */
@@ -108,9 +122,7 @@ export class EventWriter {
     check(typeof tag === "string" && tag.length > 0, "invalid_argument", () => {
       return `[tensorboard] a tag must be a text, got ${JSON.stringify(tag)}`;
     });
-    check(Number.isSafeInteger(step) && step >= 0, "invalid_argument", () => {
-      return `[tensorboard] step must be a whole number from 0, got ${step}`;
-    });
+    checkStep(step);
     this.checkOpen();
     const value = body(message().uint32(key(1, BYTES)).string(tag)).finish();
     const summary = message().uint32(key(1, BYTES)).bytes(value).finish();
@@ -125,6 +137,12 @@ export class EventWriter {
       .finish();
     this.waiting.push(record(Buffer.concat([time, body.finish()])));
   }
+}
+
+function checkStep(step: number): void {
+  check(Number.isSafeInteger(step) && step >= 0, "invalid_argument", () => {
+    return `[tensorboard] step must be a whole number from 0, got ${step}`;
+  });
 }
 
 function record(data: Uint8Array): Buffer {

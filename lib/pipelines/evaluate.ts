@@ -1,8 +1,10 @@
 /** How good a trained model is: its VAE on held-out clips, and whether generated clips show what was asked for. */
-import { basename, dirname, join } from "node:path";
+import { homedir } from "node:os";
+import { basename, dirname, isAbsolute, join } from "node:path";
 import type { FlowRunConfig, RunConfig } from "../config/index.js";
 import { type DataSource, openData } from "../data/index.js";
 import { listCheckpoints } from "../formats/checkpoint.js";
+import { isFile } from "../formats/paths.js";
 import { openTensorFile } from "../formats/tensor-file.js";
 import { DIGIT_CLASSES, type DigitClassifier, likeliestDigits } from "../models/digit-classifier.js";
 import { affine } from "../ops/index.js";
@@ -60,7 +62,7 @@ const BATCH = 16;
 
 /**
  * Evaluates a VAE's or a text-to-video model's checkpoint. The classifier is trained at the first time and kept in the
- * run's folder. It always names as many digits as a clip has: of clips that show nothing it recognises what chance does.
+ * run's folder, of a file from elsewhere in `~/.cache/ltx-native`. It always names as many digits as a clip has: of clips that show nothing it recognises what chance does.
  * @param path a run's folder, a checkpoint's folder, or a model file
  * @throws LtxError `checkpoint`, `config`, `invalid_argument`, `aborted`
  */
@@ -84,7 +86,7 @@ export async function evaluate(path: string, options: EvaluateOptions = {}): Pro
     const { vae } = pipeline.model;
     const reconstruction =
       vae && (await reconstructClips(vae, await heldOut(pipeline.config, clips, options), clips, signal));
-    return { vae: reconstruction, digits: await scoreDigits(pipeline, runFolder(file), options) };
+    return { vae: reconstruction, digits: await scoreDigits(pipeline, await classifierFolder(file), options) };
   } finally {
     pipeline.dispose();
   }
@@ -102,10 +104,13 @@ async function kindOfFile(file: string): Promise<"vae" | "flow" | undefined> {
   return kindOf(tensors.keys());
 }
 
-/** The folder of the run that wrote a model file, or the file's own. */
-function runFolder(file: string): string {
+/** Where the classifier is kept: in the folder of the run that wrote a model file, else in the user's cache. */
+async function classifierFolder(file: string): Promise<string> {
   const checkpoints = dirname(dirname(file));
-  return basename(checkpoints) === "checkpoints" ? dirname(checkpoints) : dirname(file);
+  const run = dirname(checkpoints);
+  if (basename(checkpoints) === "checkpoints" && (await isFile(join(run, "run.json")))) return run;
+  const { XDG_CACHE_HOME: cache } = process.env;
+  return join(cache && isAbsolute(cache) ? cache : join(homedir(), ".cache"), "ltx-native");
 }
 
 async function heldOut({ data }: Exclude<RunConfig, { kind: "quickstart" }>, count: number, { seed }: EvaluateOptions) {

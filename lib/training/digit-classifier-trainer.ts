@@ -6,12 +6,13 @@ import { MovingMnist } from "../data/index.js";
 import { PhiloxRandom } from "../data/philox.js";
 import { LtxError } from "../errors.js";
 import { moduleEntries, readTensors } from "../formats/checkpoint.js";
+import { makeFolder } from "../formats/paths.js";
 import { writeSafetensors } from "../formats/safetensors.js";
 import { DIGIT_CLASSES, DigitClassifier } from "../models/digit-classifier.js";
 import { Initializer } from "../nn/index.js";
 import { mean, mixRows, mul, normal, softplus } from "../ops/index.js";
 import { Adam, scheduleFactor } from "../optim/index.js";
-import { backward, type Device, scope, Tensor } from "../tensor/index.js";
+import { backward, type Device, owning, scope, Tensor } from "../tensor/index.js";
 import { Purpose } from "./purposes.js";
 
 export interface DigitClassifierTraining {
@@ -51,11 +52,11 @@ export async function trainDigitClassifier(
   options: DigitClassifierTraining,
 ): Promise<DigitClassifier> {
   const { device, steps = STEPS_PER_DIGIT * data.digits, seed = 0, signal, onStep } = options;
-  const classifier = createClassifier(data, device, seed);
-  const optimizer = new Adam(classifier.parameters(), { lr: LEARNING_RATE, maxGradNorm: 1 });
   const schedule = { kind: "cosine", warmup: Math.min(WARMUP, steps - 1), total: steps, finalFraction: 0.02 } as const;
   const source = trainingFrames(data, seed, steps);
-  try {
+  return owning(async (own) => {
+    const classifier = own(createClassifier(data, device, seed));
+    const optimizer = own(new Adam(classifier.parameters(), { lr: LEARNING_RATE, maxGradNorm: 1 }));
     for (let step = 0; step < steps; step++) {
       if (signal?.aborted) throw new LtxError("aborted", "[digit classifier] stopped by the caller");
       const { pixels, signs, noise } = batchOf(source, step, seed);
@@ -73,13 +74,9 @@ export async function trainDigitClassifier(
       if ((step + 1) % SYNC_EVERY === 0 || step + 1 === steps) await classifier.parameters()[0].ready();
       onStep?.(step + 1, steps);
     }
-    return classifier.train(false).requiresGrad(false);
-  } catch (error) {
-    classifier.dispose();
-    throw error;
-  } finally {
     optimizer.dispose();
-  }
+    return classifier.train(false).requiresGrad(false);
+  });
 }
 
 /**
@@ -104,19 +101,23 @@ export async function keptDigitClassifier(
     folder,
     `digit-classifier-${createHash("sha256").update(recipe).digest("hex").slice(0, 12)}.safetensors`,
   );
-  const kept = createClassifier(data, options.device);
-  try {
-    const { metadata, tensors } = await readTensors(path);
-    if (metadata.recipe === recipe) {
-      kept.loadStateDict(tensors);
+  const read = await readTensors(path).catch((error) => {
+    if (error instanceof LtxError) return null;
+    throw error;
+  });
+  if (read?.metadata.recipe === recipe) {
+    const kept = createClassifier(data, options.device);
+    try {
+      kept.loadStateDict(read.tensors);
       return kept.train(false).requiresGrad(false);
+    } catch (error) {
+      kept.dispose();
+      if (!(error instanceof LtxError && error.code === "checkpoint")) throw error;
     }
-  } catch (error) {
-    if (!(error instanceof LtxError)) throw error;
   }
-  kept.dispose();
   const classifier = await trainDigitClassifier(data, options);
   try {
+    await makeFolder(folder).catch(() => {}); // writing tells
     await writeSafetensors(path, moduleEntries(classifier, ""), {
       format: "ltx-native",
       kind: "digit-classifier",

@@ -21,6 +21,8 @@ export interface TrainRunOptions {
   config?: RunConfig;
   /** Replace another run in `out`. */
   force?: boolean;
+  /** Of a run that is continued: up to which update, instead of as it was configured; a finished one goes on. */
+  steps?: number;
   /** Of a flow run: the trained VAE's run, checkpoint or safetensors file. */
   vae?: string;
   /** Trained model of the same kind whose values a new run starts from; a transformer's brings its VAE along. */
@@ -29,14 +31,15 @@ export interface TrainRunOptions {
   textEncoder?: string;
   device?: string;
   signal?: AbortSignal;
-  /** Things worth telling that are no events. */
+  /** Hears of damaged checkpoints that are passed over, and of what went wrong at the very end. */
   warn?: (message: string) => void;
 }
 
 /**
  * Trains as configured and writes everything to the run's folder. Without `config` the run there is continued from its
  * newest whole checkpoint.
- * @throws LtxError `file_exists`, `checkpoint`, `config`, `io`, `non_finite`
+ * What only shows the work (pictures, curves, logs) may fail: a `notice` says so, and the training goes on.
+ * @throws LtxError `file_exists` when the folder is taken or in use, `checkpoint`, `config`, `io`, `non_finite`
  */
 export async function* train(options: TrainRunOptions): AsyncGenerator<TrainEvent> {
   const { out, force } = options;
@@ -51,15 +54,64 @@ export async function* train(options: TrainRunOptions): AsyncGenerator<TrainEven
   } else {
     directory = await RunDirectory.open(out);
   }
-  const planned = directory.manifest.config;
-  switch (planned.kind) {
-    case "vae":
-      return yield* trainVae(directory, planned, options);
-    case "flow":
-      return yield* trainFlow(directory, planned, options);
-    case "quickstart":
-      return yield* trainBoth(directory, planned, options);
+  try {
+    const planned = config ?? prolonged(directory.manifest.config, options);
+    switch (planned.kind) {
+      case "vae":
+        return yield* trainVae(directory, planned, options);
+      case "flow":
+        return yield* trainFlow(directory, planned, options);
+      case "quickstart":
+        return yield* trainBoth(directory, planned, options);
+    }
+  } finally {
+    await directory.close();
   }
+}
+
+/** The configuration of a run that is continued, with other `steps` where they are given. */
+function prolonged(config: RunConfig, { steps, out }: TrainRunOptions): RunConfig {
+  if (steps === undefined) return config;
+  if (config.kind === "quickstart") {
+    throw new LtxError(
+      "config",
+      `[train] ${out} holds two stages, --steps goes on with one: continue ${out}/vae or ${out}/flow`,
+    );
+  }
+  const { training } = config;
+  const { name, warmup_steps: warmup } = training.lr_schedule;
+  if (!Number.isSafeInteger(steps) || steps < 1 || (name === "cosine" && steps <= warmup)) {
+    const least = name === "cosine" ? `more than the ${warmup} of the learning rate's warm-up` : "at least 1";
+    throw new LtxError("config", `[train] steps must be a whole number, ${least}, got ${steps}`);
+  }
+  if (config.kind === "vae" && config.loss.adversarial_weight > 0) {
+    const { adversarial_start: start } = config.loss;
+    if (start >= training.steps && start < steps) {
+      throw new LtxError(
+        "config",
+        `[train] the discriminator joins at step ${start}, but the run was made for ${training.steps} steps and has none: ` +
+          `stay below ${start}, or start a new run with --init ${out}`,
+      );
+    }
+  }
+  return { ...config, training: { ...training, steps } } as RunConfig;
+}
+
+/** Begins with the checkpoint that a stage is continued from, and notes where it is to end now. */
+async function takeUp(
+  trainer: VaeTrainer | FlowTrainer,
+  directory: RunDirectory,
+  config: VaeRunConfig | FlowRunConfig,
+  start: { path: string; step: number } | null,
+): Promise<TrainEvent[]> {
+  await begin(trainer, directory, start);
+  const { config: before } = directory.manifest;
+  if (before.kind === "quickstart" || before.training.steps === config.training.steps) return [];
+  await directory.reconfigure(config);
+  const { steps, lr_schedule } = config.training;
+  if (lr_schedule.name === "constant") return [];
+  const message = `the learning rate's cosine now ends at step ${steps} instead of ${before.training.steps}: it goes on from where step ${start?.step ?? 0} of such a run stands`;
+  return [{ type: "notice", stage: config.kind, message }];
 }
 
 /**
@@ -137,10 +189,18 @@ async function* trainBoth(
     return (await RunDirectory.exists(path)) ? RunDirectory.open(path) : RunDirectory.create(path, of, { version });
   };
   const vaeFolder = await stage("vae", config.vae);
-  yield* trainVae(vaeFolder, config.vae, options);
+  try {
+    yield* trainVae(vaeFolder, config.vae, options);
+  } finally {
+    await vaeFolder.close();
+  }
   if (options.signal?.aborted) return;
   const flowFolder = await stage("flow", config.flow);
-  yield* trainFlow(flowFolder, config.flow, { ...options, vae: vaeFolder.path });
+  try {
+    yield* trainFlow(flowFolder, config.flow, { ...options, vae: vaeFolder.path });
+  } finally {
+    await flowFolder.close();
+  }
 }
 
 async function* trainVae(
@@ -148,7 +208,7 @@ async function* trainVae(
   config: VaeRunConfig,
   options: TrainRunOptions,
 ): AsyncGenerator<TrainEvent> {
-  yield* recorded(directory, config.training.log_every, vaeEvents(directory, config, options));
+  yield* recorded(directory, config, options, vaeEvents(directory, config, options));
 }
 
 async function* vaeEvents(
@@ -162,7 +222,7 @@ async function* vaeEvents(
   if (!start || start.step < steps) {
     const trainer = await VaeTrainer.create({ config, device });
     try {
-      await begin(trainer, directory, start);
+      yield* await takeUp(trainer, directory, config, start);
       const events = trainer.run({ signal, checkpoints: directory.checkpoints });
       yield* illustrated(directory, config, events, signal, {
         what: "reconstructions",
@@ -175,8 +235,8 @@ async function* vaeEvents(
     yield* lossCurve(directory, "vae");
   } else if (await directory.has("reconstructions.png")) return;
   if (signal?.aborted) return;
-  const video = sideBySide(await reconstructHeldOut(directory.path, { device }));
-  yield* pictures(directory, "vae", steps, "reconstructions", video, 4);
+  const draw = async () => sideBySide(await reconstructHeldOut(directory.path, { device, signal }));
+  yield* pictures(directory, "vae", steps, { what: "reconstructions", columns: 4, draw }, signal);
 }
 
 async function* trainFlow(
@@ -184,7 +244,7 @@ async function* trainFlow(
   config: FlowRunConfig,
   options: TrainRunOptions,
 ): AsyncGenerator<TrainEvent> {
-  yield* recorded(directory, config.training.log_every, flowEvents(directory, config, options));
+  yield* recorded(directory, config, options, flowEvents(directory, config, options));
 }
 
 async function* flowEvents(
@@ -210,7 +270,7 @@ async function* flowEvents(
       prompts: directory.file("prompts.safetensors"),
     });
     try {
-      await begin(trainer, directory, start);
+      yield* await takeUp(trainer, directory, config, start);
       const events = trainer.run({ signal, checkpoints: directory.checkpoints });
       const draw = () => trainer.sample(promptsOf(config), signal);
       yield* illustrated(directory, config, events, signal, { what: "samples", draw });
@@ -220,13 +280,15 @@ async function* flowEvents(
     yield* lossCurve(directory, "flow");
   } else if (await directory.has("samples.png")) return;
   if (signal?.aborted) return;
-  const pipeline = await TextToVideo.load(directory.path, { device, textEncoder });
-  try {
-    const video = await pipeline.generate({ prompts: promptsOf(config), signal });
-    yield* pictures(directory, "flow", steps, "samples", video);
-  } finally {
-    pipeline.dispose();
-  }
+  const draw = async () => {
+    const pipeline = await TextToVideo.load(directory.path, { device, textEncoder });
+    try {
+      return await pipeline.generate({ prompts: promptsOf(config), signal });
+    } finally {
+      pipeline.dispose();
+    }
+  };
+  yield* pictures(directory, "flow", steps, { what: "samples", draw }, signal);
 }
 
 /** Goes on where the run stopped; a new one starts from the model that it was given, if any. */
@@ -239,24 +301,28 @@ async function begin(
   else if (manifest.init !== undefined) await trainer.initialize(manifest.init);
 }
 
+/** What a run shows of its model. */
+interface Pictures {
+  /** Name of the files. */
+  what: string;
+  columns?: number;
+  draw(): Promise<Video>;
+}
+
 /** Passes a trainer's events on, and every `sample_every` steps draws what the model can do by then. */
 async function* illustrated(
   directory: RunDirectory,
   { kind, training }: VaeRunConfig | FlowRunConfig,
   events: AsyncGenerator<TrainEvent>,
   signal: AbortSignal | undefined,
-  { what, columns, draw }: { what: string; columns?: number; draw: () => Promise<Video> },
+  drawn: Pictures,
 ): AsyncGenerator<TrainEvent> {
   const { steps, sample_every } = training;
   for await (const event of events) {
     yield event;
     if (event.type !== "step" || event.step % sample_every !== 0 || event.step >= steps || signal?.aborted) continue;
-    try {
-      yield* pictures(directory, kind, event.step, `${what}-${event.step}`, await draw(), columns);
-    } catch (error) {
-      // Interrupted here, the run still ends with its checkpoint.
-      if (!signal?.aborted) throw error;
-    }
+    const named = { ...drawn, what: `${drawn.what}-${event.step}` };
+    yield* pictures(directory, kind, event.step, named, signal);
   }
 }
 
@@ -271,55 +337,92 @@ export function promptsOf(config: FlowRunConfig): string[] {
 
 async function* pictures(
   directory: RunDirectory,
-  stage: string,
+  stage: "vae" | "flow",
   step: number,
-  name: string,
-  video: Video,
-  columns?: number,
+  { what, columns, draw }: Pictures,
+  signal?: AbortSignal,
 ): AsyncGenerator<TrainEvent> {
-  for (const path of await video.savePictures(directory.path, name, columns)) {
-    yield { type: "picture", stage, step, what: name, path };
+  try {
+    const video = await draw();
+    for (const path of await video.savePictures(directory.path, what, columns)) {
+      yield { type: "picture", stage, step, what, path };
+    }
+  } catch (error) {
+    // Interrupted here, the run still ends with its checkpoint.
+    if (!signal?.aborted) yield notice(stage, `${what} could not be drawn`, error);
   }
 }
 
+const notice = (stage: "vae" | "flow", what: string, error: unknown): TrainEvent => ({
+  type: "notice",
+  stage,
+  message: `${what}: ${(error as Error).message}`,
+});
+
 /** The loss over all steps so far. */
-async function* lossCurve(directory: RunDirectory, stage: string): AsyncGenerator<TrainEvent> {
-  const steps = await directory.steps();
-  if (steps.length < 2) return;
+async function* lossCurve(directory: RunDirectory, stage: "vae" | "flow"): AsyncGenerator<TrainEvent> {
   const path = directory.file("loss.png");
-  const points = steps.map(({ step, loss }): [number, number] => [step, loss]);
-  await saveLossCurve(path, [{ name: "loss", points }], { title: `${stage} loss` });
-  yield { type: "picture", stage, step: steps[steps.length - 1].step, what: "loss", path };
+  try {
+    const points = await directory.losses();
+    if (points.length < 2) return;
+    await saveLossCurve(path, [{ name: "loss", points }], { title: `${stage} loss` });
+    yield { type: "picture", stage, step: points[points.length - 1][0], what: "loss", path };
+  } catch (error) {
+    yield notice(stage, "the loss curve could not be drawn", error);
+  }
 }
 
 /** Milliseconds for which steps may wait to be written. */
 const FLUSH_AFTER = 2000;
 
-/** Passes events on and keeps them, but for progress, in the run's folder: as JSON lines and for TensorBoard. */
+/** Events that wait at most for a disk that can't be written. */
+const MOST_WAITING = 10_000;
+
+/**
+ * Passes events on and keeps them, but for progress, in the run's folder: as JSON lines and for TensorBoard. What can't be
+ * written there is told once, and stops nothing.
+ */
 async function* recorded(
   directory: RunDirectory,
-  logEvery: number,
+  { kind: stage, training }: VaeRunConfig | FlowRunConfig,
+  { warn = () => {} }: TrainRunOptions,
   events: AsyncGenerator<TrainEvent>,
 ): AsyncGenerator<TrainEvent> {
-  const board = new TensorBoard(directory.file("tensorboard"), logEvery);
+  const board = new TensorBoard(directory.file("tensorboard"), training.log_every);
   let waiting: TrainEvent[] = [];
   let written = performance.now();
+  const told = new Set<string>();
+  let trouble: TrainEvent[] = [];
+  const trying = async (what: string, work: () => Promise<void>): Promise<boolean> => {
+    try {
+      await work();
+      return true;
+    } catch (error) {
+      if (!told.has(what)) trouble.push(notice(stage, what, error));
+      told.add(what);
+      return false;
+    }
+  };
   const flush = async () => {
+    written = performance.now();
     const lines = waiting;
     waiting = [];
-    written = performance.now();
-    await directory.append(lines);
-    await board.flush();
+    const kept = await trying("what happens can't be written down", () => directory.append(lines));
+    if (!kept) waiting = lines.slice(-MOST_WAITING);
+    await trying("TensorBoard's file can't be written", () => board.flush());
   };
   try {
     for await (const event of events) {
       if (event.type !== "prepare") waiting.push(event);
-      await board.record(event);
+      await trying("TensorBoard's file can't be written", () => board.record(event));
       if (event.type !== "step" || performance.now() - written > FLUSH_AFTER) await flush();
       yield event;
+      yield* trouble;
+      trouble = [];
     }
   } finally {
     await flush();
-    await board.close();
+    await trying("TensorBoard's file can't be closed", () => board.close());
+    for (const event of trouble) if (event.type === "notice") warn(event.message);
   }
 }

@@ -16,6 +16,10 @@ export class TensorBoard {
 
   async record(event: TrainEvent): Promise<void> {
     switch (event.type) {
+      case "start":
+        // What an interrupted run drew past its checkpoint is drawn again.
+        if (event.step > 0) (await this.open()).restart(event.step + 1);
+        return;
       case "step": {
         const { step, steps, loss, terms, learningRate, gradientNorm, stepsPerSecond } = event;
         if (step % this.every !== 0 && step !== steps && step !== 1) return;
@@ -52,13 +56,19 @@ export class TensorBoard {
     (await this.open()).image(tag.replace(/-\d+$/, ""), step, png, width, height);
   }
 
-  /** Brings everything recorded so far to disk. */
+  /** Brings everything recorded so far to disk. A file that can't be written is left, and another one begun. */
   async flush(): Promise<void> {
-    await this.writer?.flush();
+    try {
+      await this.writer?.flush();
+    } catch (error) {
+      await this.close().catch(() => {});
+      throw error;
+    }
   }
 
   async close(): Promise<void> {
-    await this.writer?.close();
+    const { writer } = this;
     this.writer = null;
+    await writer?.close();
   }
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { type Clip, type DataSource, MovingMnist, openData, withFrames } from "../../lib/data/index.js";
+import { type Clip, type DataSource, loadClips, MovingMnist, openData, withFrames } from "../../lib/data/index.js";
 
 /** Two clips of three 1×2 frames, whose bytes tell frame and column. */
 const source: DataSource = {
@@ -17,6 +17,43 @@ const source: DataSource = {
     prompt: `clip ${index}`,
   }),
 };
+
+describe("clips that are not of their source's size", () => {
+  const broken = (changes: Partial<Clip>): DataSource => ({
+    ...source,
+    clip: (index) => ({ ...(source.clip(index) as Clip), ...changes }),
+  });
+  const cases: [string, Partial<Clip>][] = [
+    ["too few bytes", { video: new Uint8Array(5) }],
+    ["too many bytes", { video: new Uint8Array(7) }],
+    ["no bytes at all", { video: new Uint8Array(0) }],
+    ["other frames than they have bytes for", { frames: 4 }],
+    ["height and width exchanged", { height: 2, width: 1 }],
+  ];
+  for (const [name, changes] of cases) {
+    it(`with ${name} are refused by name`, async () => {
+      const expected = { code: "shape_mismatch", message: expect.stringContaining("clip 1 is ") };
+      await expect(loadClips(broken(changes), [1])).rejects.toMatchObject(expected);
+      for (const frames of [2, 5]) {
+        const fitted = withFrames(broken(changes), frames);
+        await expect(Promise.resolve().then(() => fitted.clip(1))).rejects.toMatchObject(expected);
+      }
+    });
+  }
+
+  it("with numbers instead of bytes are refused", async () => {
+    const video = [0, 1, 10, 11, 20, 21] as unknown as Uint8Array;
+    await expect(loadClips(broken({ video }), [0])).rejects.toMatchObject({ code: "invalid_argument" });
+  });
+
+  it.each(["length", "frames", "height", "width", "channels"])("a source needs a whole number as its %s", (name) => {
+    for (const value of [0, -1, 1.5, Number.NaN, undefined, "3"]) {
+      expect(() => withFrames({ ...source, [name]: value }, 3)).toThrow(
+        `a data source's ${name} must be a whole number`,
+      );
+    }
+  });
+});
 
 describe("withFrames", () => {
   it("repeats short clips end to end and cuts long ones", async () => {

@@ -46,6 +46,16 @@ describe("EventWriter", () => {
     expect(hex(writer.path)).toBe(VERSION + SCALAR + IMAGE);
   });
 
+  it("says from which step on a resumed run draws anew", async () => {
+    const writer = await EventWriter.open(join(folder, "session"));
+    writer.restart(300);
+    await writer.close();
+    // Step 300 (field 2), then a SessionLog (field 7) whose status (field 1) is START (1).
+    const [record] = [hex(writer.path).slice(VERSION.length)];
+    expect(record.slice(24, -8)).toBe(`0900002040fc54d941${"10ac02"}${"3a020801"}`);
+    expect(() => writer.restart(-1)).toThrow(/whole number from 0/);
+  });
+
   it("shows what was flushed, and keeps the order of what is added meanwhile", async () => {
     const writer = await EventWriter.open(join(folder, "flush"));
     expect(hex(writer.path)).toBe("");

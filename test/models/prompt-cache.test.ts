@@ -1,7 +1,7 @@
-import { existsSync, readdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { readSafetensors } from "../../lib/formats/safetensors.js";
+import { readSafetensors, writeSafetensors } from "../../lib/formats/safetensors.js";
 import { T5TextEncoder } from "../../lib/models/text-encoder/index.js";
 import { PromptCache } from "../../lib/models/text-encoder/prompt-cache.js";
 import { device } from "../../lib/tensor/index.js";
@@ -53,6 +53,40 @@ describe("PromptCache", () => {
     await fresh.flush();
     expect((await PromptCache.open("f", 2, { file })).get("x")).toEqual(rows(7, 8));
     expect(readdirSync(folder).filter((name) => name.startsWith("."))).toEqual([]);
+  });
+
+  it("passes over entries that no prompt of this model can have", async () => {
+    const file = join(folder, "strange.safetensors");
+    const tensor = (name: string, shape: number[], values: Float32Array) => {
+      return { name, dtype: "F32" as const, shape, data: new Uint8Array(values.buffer) };
+    };
+    await writeSafetensors(
+      file,
+      [
+        tensor("prompt:good", [2, 2], rows(1, 2, 3, 4)),
+        tensor("prompt:long", [3, 2], rows(1, 2, 3, 4, 5, 6)),
+        tensor("prompt:wide", [1, 3], rows(1, 2, 3)),
+        tensor("prompt:flat", [2], rows(1, 2)),
+        tensor("prompt:empty", [0, 2], rows()),
+        tensor("prompt:nan", [1, 2], rows(1, Number.NaN)),
+        tensor("other", [1, 2], rows(1, 2)),
+      ],
+      { fingerprint: "f" },
+    );
+    const cache = await PromptCache.open("f", 2, { file, maxRows: 2 });
+    expect(cache.size).toBe(1);
+    expect(cache.get("good")).toEqual(rows(1, 2, 3, 4));
+  });
+
+  it("goes on without its file, and writes all when it can", async () => {
+    const place = join(folder, "missing");
+    const file = join(place, "prompts.safetensors");
+    const cache = await PromptCache.open("f", 1, { file });
+    for (let i = 0; i < 40; i++) await cache.add(String(i), rows(i));
+    await expect(cache.flush()).rejects.toMatchObject({ code: "io", message: expect.stringContaining(place) });
+    mkdirSync(place);
+    await cache.flush();
+    expect((await PromptCache.open("f", 1, { file })).size).toBe(40);
   });
 
   it("writes now and then by itself", async () => {

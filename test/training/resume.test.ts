@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
+import { PhiloxRandom } from "../../lib/data/philox.js";
 import { call, eventsOf, newestCheckpoint, start, testFolder, tinyFile, tinyYaml, writeYaml } from "../support/tiny.js";
 
 const folder = testFolder();
@@ -52,11 +53,13 @@ async function expectResumed(run: string) {
 }
 
 describe("a killed run", () => {
-  // Any step will do; a new one each time, told in the test's name so that a failure can be repeated.
-  const random = () => 1 + Math.floor(Math.random() * 11);
+  // Any step will do; a new one each time unless LTX_TEST_SEED says otherwise, which is told in the test's name.
+  const seed = Number(process.env.LTX_TEST_SEED ?? Math.floor(Math.random() * 1e6));
+  const drawn = new PhiloxRandom(seed, 0, 0);
+  const random = () => 1 + drawn.int(11);
   for (const stage of stages) {
     const step = random();
-    it(`continues to the same bits after kill -9 at ${stage} step ${step}`, async () => {
+    it(`continues to the same bits after kill -9 at ${stage} step ${step} (LTX_TEST_SEED=${seed})`, async () => {
       const run = join(folder, `kill-${stage}`);
       expect(await interrupt(run, "SIGKILL", atStep(stage, step))).toMatchObject({ code: null, signal: "SIGKILL" });
       await expectResumed(run);

@@ -8,6 +8,8 @@ export interface PromptCacheOptions {
   file?: string;
   /** Largest size in memory without a file: the prompts that were not used for longest go first. */
   capacityBytes?: number;
+  /** Rows that a prompt has at most; a file with more is damaged. */
+  maxRows?: number;
 }
 
 const DEFAULT_CAPACITY = 64 * 2 ** 20;
@@ -26,6 +28,8 @@ export class PromptCache {
   private readonly entries = new Map<string, Float32Array>();
   private bytes = 0;
   private unsaved = 0;
+  /** New prompts with which a write is tried again that failed. */
+  private retryAt = 0;
   private writing: Promise<void> = Promise.resolve();
 
   private constructor(
@@ -44,13 +48,17 @@ export class PromptCache {
   }
 
   private async restore(path: string): Promise<void> {
+    const { maxRows = Number.POSITIVE_INFINITY } = this.options;
     try {
       const file = await readSafetensors(path);
       try {
         if (file.metadata.fingerprint !== this.fingerprint) return;
         for (const [name, { dtype, shape }] of file.tensors) {
-          if (!name.startsWith(NAME_PREFIX) || dtype !== "F32" || shape[1] !== this.width) continue;
-          this.entries.set(name.slice(NAME_PREFIX.length), await file.readF32(name));
+          const [rows, width] = shape;
+          const fits = shape.length === 2 && width === this.width && rows >= 1 && rows <= maxRows;
+          if (!name.startsWith(NAME_PREFIX) || dtype !== "F32" || !fits) continue;
+          const values = await file.readF32(name);
+          if (values.every(Number.isFinite)) this.entries.set(name.slice(NAME_PREFIX.length), values);
         }
       } finally {
         await file.close();
@@ -78,14 +86,22 @@ export class PromptCache {
     return found;
   }
 
-  /** Adds a prompt's features; now and then the file is written. */
+  /** Adds a prompt's features; now and then the file is written. If it can't be, {@link flush} tells. */
   async add(prompt: string, rows: Float32Array): Promise<void> {
     if (this.entries.has(prompt)) return;
     this.entries.set(prompt, rows);
     this.bytes += rows.byteLength;
     this.unsaved++;
     if (!this.options.file) return this.evict();
-    if (this.unsaved >= Math.max(FLUSH_COUNT, this.size * FLUSH_SHARE)) await this.flush();
+    if (this.unsaved < Math.max(FLUSH_COUNT, this.size * FLUSH_SHARE, this.retryAt)) return;
+    await this.flush().then(
+      () => {
+        this.retryAt = 0;
+      },
+      () => {
+        this.retryAt = this.unsaved + FLUSH_COUNT;
+      },
+    );
   }
 
   private evict(): void {
@@ -105,7 +121,7 @@ export class PromptCache {
     const { file } = this.options;
     const write = async () => {
       if (!file || this.unsaved === 0) return;
-      this.unsaved = 0;
+      const saving = this.unsaved;
       const tensors = [...this.entries]
         // Text that is no valid Unicode can't name a tensor.
         .filter(([prompt]) => !/\p{Surrogate}/u.test(prompt))
@@ -116,6 +132,7 @@ export class PromptCache {
           data: new Uint8Array(rows.buffer, rows.byteOffset, rows.byteLength),
         }));
       await writeSafetensors(file, tensors, { fingerprint: this.fingerprint });
+      this.unsaved -= saving;
     };
     this.writing = this.writing.catch(() => {}).then(write);
     return this.writing;

@@ -61,7 +61,7 @@ export class T5TextEncoder implements TextEncoder {
     const folder = await T5Folder.open(await findT5Folder(options, { fallback }));
     const stored = weights === "f32" ? [] : [weights];
     const fingerprint = [folder.modelHash, folder.tokenizerHash, maxLength, computeDtype, ...stored].join(" ");
-    const cache = await PromptCache.open(fingerprint, folder.config.d_model, options.cache);
+    const cache = await PromptCache.open(fingerprint, folder.config.d_model, { ...options.cache, maxRows: maxLength });
     return new T5TextEncoder(folder, cache, options.device ?? openDevice(), options);
   }
 
@@ -142,6 +142,10 @@ export class T5TextEncoder implements TextEncoder {
 
   dispose(): void {
     this.unload();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
   }
 
   private unload(): void {

@@ -174,7 +174,10 @@ export async function readRequestMedia(request: CheckedRequest, signal?: AbortSi
     const clip = await prepareMedia(firstFrames(media, frames), size, "conditioning", options);
     const strength = request.conditioningStrengths?.[i] ?? 1;
     conditioning.push({ path, clip, startFrame, strength });
-    if (frames < media.frames) notices.push(`of ${path} the first ${frames} frames are used: it takes 8k+1 that fit`);
+    if (frames < media.frames)
+      notices.push(
+        `of ${path} the first ${frames === 1 ? "frame is" : `${frames} frames are`} used: it takes 8k+1 that fit`,
+      );
   }
   if (inputMediaPath === undefined) return { conditioning, notices };
   const media = await readMedia(inputMediaPath, { maxFrames: padded.frames, signal, onNotice: options.onNotice });

@@ -89,9 +89,13 @@ export const runs: Target = {
       const [act, stop] = [random.below(4), new AbortController()];
       if (act === 0) {
         const opened = await RunDirectory.open(run);
-        checkNumbers(opened.manifest, "run.json");
-        for (const { step } of await opened.steps()) must(Number.isSafeInteger(step), () => `step ${step}`);
-        await opened.latest();
+        try {
+          checkNumbers(opened.manifest, "run.json");
+          for (const [step] of await opened.losses()) must(Number.isSafeInteger(step), () => `step ${step}`);
+          await opened.latest();
+        } finally {
+          await opened.close();
+        }
       } else if (act === 1) {
         const { config: read, tensors } = await openCheckpoint(run, "vae");
         checkNumbers(read, "config");
