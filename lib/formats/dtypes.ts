@@ -86,27 +86,33 @@ export function toFloat32(bytes: Uint8Array, dtype: SafetensorsDtype): Float32Ar
     case "F8_E5M2":
       return lookUp(bytes, e5m2Table());
     case "F64":
-      return Float32Array.from(new Float64Array(buffer, byteOffset, count));
+      return new Float32Array(new Float64Array(buffer, byteOffset, count));
     case "I64":
-      return Float32Array.from(new BigInt64Array(buffer, byteOffset, count), Number);
+      return numbers(new BigInt64Array(buffer, byteOffset, count));
     case "U64":
-      return Float32Array.from(new BigUint64Array(buffer, byteOffset, count), Number);
+      return numbers(new BigUint64Array(buffer, byteOffset, count));
     case "I32":
-      return Float32Array.from(new Int32Array(buffer, byteOffset, count));
+      return new Float32Array(new Int32Array(buffer, byteOffset, count));
     case "U32":
-      return Float32Array.from(new Uint32Array(buffer, byteOffset, count));
+      return new Float32Array(new Uint32Array(buffer, byteOffset, count));
     case "I16":
-      return Float32Array.from(new Int16Array(buffer, byteOffset, count));
+      return new Float32Array(new Int16Array(buffer, byteOffset, count));
     case "U16":
-      return Float32Array.from(new Uint16Array(buffer, byteOffset, count));
+      return new Float32Array(new Uint16Array(buffer, byteOffset, count));
     case "I8":
-      return Float32Array.from(new Int8Array(buffer, byteOffset, count));
+      return new Float32Array(new Int8Array(buffer, byteOffset, count));
     case "U8":
     case "BOOL":
-      return Float32Array.from(bytes);
+      return new Float32Array(bytes);
     default:
       return undefined;
   }
+}
+
+function numbers(values: BigInt64Array | BigUint64Array): Float32Array {
+  const result = new Float32Array(values.length);
+  for (let i = 0; i < values.length; i++) result[i] = Number(values[i]);
+  return result;
 }
 
 function lookUp(patterns: Uint16Array | Uint8Array, table: Float32Array): Float32Array {

@@ -27,7 +27,7 @@ export async function compressFrame(
     onOutput: (chunk) => encoded.push(chunk),
     signal,
   });
-  const frames = new PpmFrames();
+  const frames = new PpmFrames("a conditioning frame", 1);
   await ffmpeg(["-f", "h264", "-i", "pipe:0", "-frames:v", "1", ...PPM, "pipe:1"], {
     what,
     input: encoded,

@@ -9,8 +9,8 @@ export const PPM = ["-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm"];
 const HEADER = /^P6\s+(\d+)\s+(\d+)\s+255\s/;
 /** Longer than any header that ffmpeg writes. */
 const HEADER_BYTES = 64;
-/** Frames that there is room for at first where nobody knows how many there are. */
-const FIRST_FRAMES = 32;
+/** Bytes that there is room for at first where nobody knows how many frames there are. */
+const FIRST_BYTES = 2 ** 26;
 
 export class PpmFrames {
   /** Whole frames so far. */
@@ -24,11 +24,11 @@ export class PpmFrames {
 
   /**
    * @param name of what is read, in messages
-   * @param expected about as many frames
+   * @param expected about as many frames, if anyone knows
    */
   constructor(
     private readonly name = "the video",
-    private readonly expected = FIRST_FRAMES,
+    private readonly expected?: number,
   ) {}
 
   /** Takes the next bytes of the stream. @throws LtxError `file_format` unless they are frames of one size, `out_of_memory` */
@@ -63,7 +63,7 @@ export class PpmFrames {
 
   /** Makes room for one more frame. */
   private grow(): void {
-    const { count, frameBytes, expected } = this;
+    const { count, frameBytes, expected = Math.floor(FIRST_BYTES / frameBytes) } = this;
     if ((count + 1) * frameBytes <= this.data.length) return;
     const frames = count === 0 ? Math.max(1, expected) : 2 * count;
     const what = `${frames} frames of ${this.name} (${this.size.width}x${this.size.height})`;

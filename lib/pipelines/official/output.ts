@@ -1,6 +1,7 @@
 /** What a decoded video is handed out as. */
 import { check, stopIfAborted } from "../../errors.js";
 import { resizeBilinear } from "../../formats/media/clip.js";
+import { Turns } from "../../formats/turns.js";
 import { reshape, sliceFirst } from "../../ops/index.js";
 import { noGrad, Tensor } from "../../tensor/index.js";
 import { Video } from "../video.js";
@@ -15,6 +16,9 @@ export function checkOutputType(outputType: OutputType): void {
     return `[generate] outputType ${JSON.stringify(outputType)}: needs "video", "tensor" or "latent"`;
   });
 }
+
+/** Values between looks at the clock. */
+const PIECE = 2 ** 16;
 
 /**
  * Pixels (B, F, H, W, 3) around [-1, 1] as a video of the wanted size, or as a tensor of it, the caller's. They are read
@@ -32,17 +36,26 @@ export async function handOut(
   const size = height * width * channels;
   const asBytes = outputType === "video";
   const all = new (asBytes ? Uint8Array : Float32Array)(batch * frames * size);
+  const turns = new Turns("[generate] handing out frames", signal);
   const rows = noGrad(() => reshape(pixels, [batch * frames, ownHeight, ownWidth, channels]));
   try {
     for (let i = 0; i < batch * frames; i++) {
       stopIfAborted(signal);
       const row = noGrad(() => sliceFirst(rows, i, 1));
       const data = await (row.read() as Promise<Float32Array>).finally(() => row.dispose());
-      for (let k = 0; k < data.length; k++) data[k] = Math.min(1, Math.max(0, data[k] * 0.5 + 0.5));
+      for (let from = 0; from < data.length; from += PIECE) {
+        const end = Math.min(from + PIECE, data.length);
+        for (let k = from; k < end; k++) data[k] = Math.min(1, Math.max(0, data[k] * 0.5 + 0.5));
+        if (turns.due) await turns.next();
+      }
       const own = { data, frames: 1, height: ownHeight, width: ownWidth, channels };
-      const { data: frame } = await resizeBilinear(own, height, width);
-      if (asBytes) for (let k = 0; k < size; k++) all[i * size + k] = Math.round(frame[k] * 255);
-      else all.set(frame, i * size);
+      const { data: frame } = await resizeBilinear(own, height, width, turns);
+      if (!asBytes) all.set(frame, i * size);
+      for (let from = 0; asBytes && from < size; from += PIECE) {
+        const end = Math.min(from + PIECE, size);
+        for (let k = from; k < end; k++) all[i * size + k] = Math.round(frame[k] * 255);
+        if (turns.due) await turns.next();
+      }
     }
   } finally {
     rows.dispose();
