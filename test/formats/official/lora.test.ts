@@ -1,10 +1,11 @@
-import { mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import { openLora } from "../../../lib/formats/official/lora.js";
 import { withLoras } from "../../../lib/formats/official/lora-merge.js";
 import { type OfficialModels, openOfficial } from "../../../lib/formats/official/open.js";
 import type { SafetensorsTensor } from "../../../lib/formats/safetensors.js";
+import { Fixture } from "../../golden/support/fixture.js";
 import { failure } from "../../support/failure.js";
 import { testFolder } from "../../support/folder.js";
 import {
@@ -497,4 +498,35 @@ describe("what is not a plain LoRA for LTX-Video", () => {
     await writeTensors(join(place, "pytorch_lora_weights.safetensors"), tensors);
     await expectMerged(place, all, () => 1);
   });
+});
+
+describe("adapters that other programs wrote", () => {
+  const shared = join(__dirname, "..", "..", "..", "..", "shared", "golden-finetune");
+  it.skipIf(!existsSync(shared)).each(["common", "others"])(
+    "are merged as those merge them: %s (../shared/golden-finetune)",
+    async (name) => {
+      const fixture = await Fixture.open(join(shared, `f-lora-file-${name}.safetensors`));
+      const state = fixture.state(fixture.config.param_prefix);
+      const base = await write(
+        [...state].map(([key, { shape, data }]) => ({ ...anyTensor(key, [...data]), shape })),
+        { config: JSON.stringify(fixture.config.transformer) },
+      );
+      const file = (await openOfficial(base)).module("transformer");
+      opened.push(file);
+      let compared = 0;
+      for (const { name: adapter, path, weight, scales } of fixture.config.files) {
+        const lora = await open(join(shared, path));
+        expect([...new Set([...lora.factors.values()].map(({ scale }) => scale))]).toEqual(scales);
+        const merged = withLoras(file, [{ lora, weight }]);
+        for (const output of fixture.names(`output/merged.${adapter}.transformer`)) {
+          const key = output.slice(`output/merged.${adapter}.`.length);
+          const [expected, found] = [fixture.data(output), await merged.readF32(key)];
+          const error = Math.hypot(...expected.map((value, i) => value - found[i])) / Math.hypot(...expected);
+          expect([output, error < 1e-6]).toEqual([output, true]);
+          compared++;
+        }
+      }
+      expect(compared).toBeGreaterThanOrEqual(6);
+    },
+  );
 });
