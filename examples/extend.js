@@ -20,6 +20,8 @@ async function main([checkpoint, textEncoder, source, prompt]) {
       skipBlockList: [19],
       // At 64 instead of 0 the clip ends the video, which leads up to it. Images may stand at any frame.
       conditioningItems: [{ mediaItem, mediaFrameNumber: 0, conditioningStrength: 1 }],
+      decodeTimestep: 0.05,
+      decodeNoiseScale: 0.025,
       seed: 1,
     });
     await video.save("extended.mp4");

@@ -15,6 +15,8 @@ async function main([checkpoint, textEncoder, image, prompt]) {
       guidanceScale: 1,
       stochasticSampling: true,
       conditioningItems: [{ mediaItem, mediaFrameNumber: 0, conditioningStrength: 1 }],
+      decodeTimestep: 0.05,
+      decodeNoiseScale: 0.025,
       seed: 1,
       onStep: ({ step, steps }) => process.stderr.write(`\rstep ${step}/${steps}`),
     });

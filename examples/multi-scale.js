@@ -15,6 +15,8 @@ async function main([checkpoint, spatialUpscaler, textEncoder, prompt]) {
       downscaleFactor: 2 / 3,
       firstPass: { timesteps: [1, 0.9937, 0.9875, 0.9812, 0.975, 0.9094, 0.725] },
       secondPass: { timesteps: [0.9094, 0.725, 0.4219] },
+      decodeTimestep: 0.05,
+      decodeNoiseScale: 0.025,
       seed: 1,
       onStep: ({ pass, step, steps }) => process.stderr.write(`\rpass ${pass}, step ${step}/${steps} `),
     });

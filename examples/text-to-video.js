@@ -17,6 +17,8 @@ async function main([checkpoint, textEncoder, prompt]) {
       stgScale: 1,
       rescalingScale: 0.7,
       skipBlockList: [19],
+      decodeTimestep: 0.05,
+      decodeNoiseScale: 0.025,
       seed: 1,
       onStep: ({ step, steps }) => process.stderr.write(`\rstep ${step}/${steps}`),
     });

@@ -20,6 +20,8 @@ async function main([checkpoint, textEncoder, source, prompt]) {
       stgScale: 1,
       rescalingScale: 0.7,
       skipBlockList: [19],
+      decodeTimestep: 0.05,
+      decodeNoiseScale: 0.025,
       seed: 1,
     });
     await video.save("video-to-video.mp4");

@@ -43,16 +43,10 @@ function runExtend(flags: ExtendFlags): Promise<number> {
       const source =
         flags.source === undefined ? await heldOut(pipeline, flags) : await readSource(pipeline, flags, output, signal);
       const { overlap, rounds, resample, steps, guidance, seed } = flags;
-      const onStep = sampleSteps(output);
       const video = await extendVideo(pipeline, source, {
-        overlap,
-        rounds,
-        resample,
-        steps,
-        guidance,
-        seed,
-        signal,
-        onStep,
+        ...{ overlap, rounds, resample, steps, guidance, seed, signal },
+        onStep: sampleSteps(output),
+        onNotice: (message) => showNotice(output, message),
       });
       await writePictures(output, flags.out, "extended", video, { prompts: video.prompts });
       return 0;

@@ -7,6 +7,7 @@ import { number, whole } from "./options.js";
 /** Keys of a release's YAML file that a flag of the same name replaces, and what their values look like. */
 const OVERRIDES: Record<string, [value: string, meaning: string]> = {
   "checkpoint-path": ["<file>", "the transformer's and VAE's checkpoint"],
+  "vae-path": ["<file>", "the VAE's file, where the checkpoint has the transformer alone"],
   "spatial-upscaler-model-path": ["<file>", "the latent upscaler of a multi-scale release"],
   "text-encoder-model-name-or-path": ["<dir>", "folder of the T5 encoder and its tokenizer"],
   "pipeline-type": ["<name>", "base or multi-scale"],
@@ -71,11 +72,10 @@ export const offloaded = (flags: object): boolean => {
 
 /** `--flag`, `--flag true` and `--flag false`, as the official parser has them. */
 function flag(text: string): boolean {
-  const value = { true: true, t: true, yes: true, "1": true, false: false, f: false, no: false, "0": false }[
-    text.toLowerCase()
-  ];
-  if (value === undefined) throw new InvalidArgumentError(`expected true or false, got "${text}".`);
-  return value;
+  const word = text.toLowerCase();
+  if (["true", "t", "yes", "1"].includes(word)) return true;
+  if (["false", "f", "no", "0"].includes(word)) return false;
+  throw new InvalidArgumentError(`expected true or false, got "${text}".`);
 }
 
 /** The values of the YAML keys among the flags. @throws what yaml throws for a value that is none */

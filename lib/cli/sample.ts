@@ -11,7 +11,7 @@ import {
 } from "../pipelines/index.js";
 import { interruptible } from "./interrupt.js";
 import { collect, type DrawFlags, drawOptions, RESAMPLE, whole } from "./options.js";
-import { pictureFolder, sampleSteps, standardOutput, writePictures } from "./output.js";
+import { pictureFolder, sampleSteps, showNotice, standardOutput, writePictures } from "./output.js";
 import { readPrompts } from "./prompts.js";
 
 interface SampleFlags extends DrawFlags {
@@ -51,8 +51,11 @@ function runSample(flags: SampleFlags): Promise<number> {
       const prompts = promptsFor(pipeline, written, flags);
       const windows = await windowsFor(pipeline, flags);
       const { steps, guidance, seed, resample } = flags;
-      const onStep = sampleSteps(output);
-      const video = await generateLong(pipeline, windows, { prompts, steps, guidance, seed, resample, signal, onStep });
+      const video = await generateLong(pipeline, windows, {
+        ...{ prompts, steps, guidance, seed, resample, signal },
+        onStep: sampleSteps(output),
+        onNotice: (message) => showNotice(output, message),
+      });
       await writePictures(output, flags.out, "samples", video, { prompts });
       return 0;
     } finally {

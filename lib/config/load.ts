@@ -97,11 +97,18 @@ export async function loadPipelineConfig(
   overrides: Record<string, unknown> = {},
 ): Promise<PipelineConfig> {
   const file = readYaml(await readText(path), path);
-  const value = { ...file.value, ...overrides };
+  const value = withoutNulls({ ...file.value, ...overrides }) as Record<string, unknown>;
   const lineOf: LineOf = (at) => (Object.hasOwn(overrides, at[0]) ? undefined : file.lineOf(at));
   const parsed = pipelineFile.safeParse(value);
   if (!parsed.success) throw report(path, problemsOf(parsed.error, value), lineOf);
   return parsed.data;
+}
+
+/** In the official files null stands for a key that is not there. */
+function withoutNulls(value: unknown): unknown {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  const kept = Object.entries(value).filter(([, entry]) => entry !== null);
+  return Object.fromEntries(kept.map(([key, entry]) => [key, withoutNulls(entry)]));
 }
 
 function resolve(value: Record<string, unknown>, problems: Problem[]): RunConfig | undefined {

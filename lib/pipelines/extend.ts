@@ -60,7 +60,14 @@ async function grow(
   for (let window = before; window < count; window++) {
     const observed = video.range(video.frames - overlap, video.frames);
     const onStep = inAll(options.onStep, window, count);
-    const next = await pipeline.generate({ ...options, observed, draw: window, onStep });
+    const next = await pipeline.generate({
+      ...options,
+      observed,
+      draw: window,
+      onStep,
+      // Once for all windows.
+      onNotice: window === 0 ? options.onNotice : undefined,
+    });
     video = appended(video, next.range(overlap, overlap + Math.min(step, frames - video.frames)));
   }
   return video;

@@ -9,6 +9,7 @@ import {
   loadFlowState,
   trainedText,
 } from "../models/flow-model.js";
+import { cutNotices } from "../models/text-encoder/index.js";
 import { affine, clamp, full, normal } from "../ops/index.js";
 import { type Device, noGrad, device as openDevice, scope, type Tensor } from "../tensor/index.js";
 import { Purpose } from "../training/purposes.js";
@@ -45,6 +46,8 @@ export interface GenerateOptions {
   signal?: AbortSignal;
   /** Called after each step. */
   onStep?: (done: number, total: number) => void;
+  /** Hears what the user should know: what of a prompt the model does not read. */
+  onNotice?: (message: string) => void;
 }
 
 type Drawing = Omit<GenerateOptions, "steps" | "guidance" | "seed" | "draw" | "resample"> &
@@ -104,6 +107,7 @@ export class TextToVideo {
       resample = observed ? OBSERVED_RESAMPLE : 1,
       signal,
       onStep,
+      onNotice,
     } = options;
     check(!this.disposed, "disposed", () => "[text-to-video] the pipeline was disposed");
     check(
@@ -125,6 +129,7 @@ export class TextToVideo {
     );
     this.users++;
     try {
+      if (onNotice) for (const notice of cutNotices(this.model.text, prompts)) onNotice(notice);
       return await this.draw({ prompts, steps, guidance, seed, draw, observed, resample, signal, onStep });
     } finally {
       this.users--;

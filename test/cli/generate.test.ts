@@ -165,6 +165,30 @@ describe("generate", () => {
     });
   });
 
+  it("takes of a conditioning video what fits into the frames that were asked for, and says so", async () => {
+    await withEnv({ LTX_FFMPEG: join(folder, "none") }, async () => {
+      const argv = ["--conditioning_media_paths", clip, "--conditioning_start_frames", "0"];
+      for (const [frames, used] of [
+        ["20", "the first 17 frames are used: as many of 8k+1 as fit into 20"],
+        ["17", "the first 17 frames are used"],
+        ["24", "the first 17 frames are used"],
+        ["16", "the first 9 frames are used"],
+        ["8", "the first frame is used"],
+      ]) {
+        const done = await run(base, "--output_path", fresh(), ...argv, "--num_frames", frames);
+        expect(done.code).toBe(0);
+        expect(done.stderr).toContain(`of ${clip} ${used}`);
+      }
+    });
+  });
+
+  it("tells what of a long prompt is not read", async () => {
+    const argv = ["--prompt", "three ".repeat(300), "--output_path", fresh(), "--json"];
+    const done = await call("generate", "--pipeline-config", base, ...size, ...argv);
+    const notices = (eventsOf(done.stdout) as { type: string; message?: string }[]).filter((e) => e.type === "notice");
+    expect(notices.map(({ message }) => message)).toEqual([expect.stringContaining("the model reads 256 tokens")]);
+  });
+
   it.skipIf(withoutFfmpeg)("writes an MP4 that says what it is", async () => {
     const { path } = await ok(base, "--format", "mp4", "--frame-rate", "24", "--height", "60");
     const { stream, tags } = probe(path);

@@ -1,4 +1,4 @@
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { stringify } from "yaml";
@@ -25,7 +25,54 @@ const multi = {
   second_pass: { timesteps: [0.9, 0.5] },
 };
 
+describe("values of the official files", () => {
+  it.each([
+    ["LinearQuadratic", "linear-quadratic"],
+    ["linear-quadratic", "linear-quadratic"],
+    ["Uniform", "uniform"],
+    ["from_checkpoint", "from_checkpoint"],
+    [null, "from_checkpoint"],
+    [undefined, "from_checkpoint"],
+  ])("sampler %j is %s", async (sampler, expected) => {
+    expect((await load({ ...base, sampler })).sampler).toBe(expected);
+  });
+
+  it.each([
+    ["Attention_Values", "attention_values"],
+    ["STG_R", "residual"],
+    ["stg_as", "attention_skip"],
+    ["Transformer_Block", "transformer_block"],
+  ])("stg_mode %s is %s", async (stg_mode, expected) => {
+    expect((await load({ ...base, stg_mode })).stg_mode).toBe(expected);
+  });
+
+  it("are read where the official pipeline takes them as arguments, null for none", async () => {
+    const more = { text_encoder_max_tokens: 128, num_images_per_prompt: 1, eta: 0, guidance_timesteps: null };
+    const config = await load({ ...multi, ...more, first_pass: { skip_block_list: null, stg_mode: "stg_t" } });
+    expect(config).toMatchObject({ text_encoder_max_tokens: 128, first_pass: { stg_mode: "transformer_block" } });
+    expect("guidance_timesteps" in config).toBe(false);
+    expect(config.first_pass && "skip_block_list" in config.first_pass).toBe(false);
+  });
+
+  it("are refused where they make no sense, also by names that every object has", async () => {
+    for (const sampler of ["constructor", "toString", "Constant", 3]) {
+      expect(await messageOf({ ...base, sampler })).toContain("sampler: ");
+    }
+    for (const stg_mode of ["__proto__", "constructor", "stg_x"]) {
+      expect(await messageOf({ ...base, stg_mode })).toContain("stg_mode: ");
+    }
+    expect(await messageOf({ ...base, num_images_per_prompt: 2 })).toContain("num_images_per_prompt: found 2, only 1");
+  });
+});
+
 describe("the official releases", () => {
+  it.each(readdirSync(releases))("%s has the keys that the official command reads without asking", async (name) => {
+    const config = await loadPipelineConfig(join(releases, name));
+    const text = readFileSync(join(releases, name), "utf8");
+    expect(text).toMatch(/^prompt_enhancement_words_threshold: \d+$/m);
+    expect(config.stg_mode).toBe("attention_values");
+  });
+
   it.each(readdirSync(releases))("%s is a file of its model's kind", async (name) => {
     const config = await loadPipelineConfig(join(releases, name));
     const [, size, version] = /^ltxv-(2b|13b)-(0\.9(?:\.\d)?)/.exec(name) as RegExpExecArray;

@@ -2,10 +2,12 @@ import { describe, expect, it } from "vitest";
 import {
   absolutePositions,
   gridPositions,
+  prepareRope,
   type RopeSpacing,
   ropeFrequencies,
   ropeTables,
 } from "../../lib/models/transformer/index.js";
+import { device } from "../../lib/tensor/index.js";
 
 const maxPos: [number, number, number] = [20, 2048, 2048];
 
@@ -60,5 +62,33 @@ describe("absolutePositions", () => {
     const features = (p: number) => [Math.sin(p), Math.sin(p / 100), Math.cos(p), Math.cos(p / 100)];
     const expected = [...features(2), ...features(1), ...features(1)];
     for (const [i, value] of expected.entries()) expect(table[token * dim + i]).toBeCloseTo(value, 6);
+  });
+});
+
+describe("prepareRope", () => {
+  const positions = [0, 1, 2].map((axis) => Float64Array.from({ length: 5000 }, (_, i) => ((i * (axis + 3)) % 71) / 3));
+  const options = { dim: 130, theta: 10000, maxPos: [20, 2048, 2048] as const, angles: "f32" as const };
+
+  it("makes the same tables in parts", async () => {
+    const before = device().memory().live;
+    const { cos, sin } = ropeTables(positions as never, options);
+    const tables = await prepareRope(positions as never, options, device());
+    expect(tables.cos.shape).toEqual([5000, 130]);
+    expect(await tables.cos.read()).toEqual(cos);
+    expect(await tables.sin.read()).toEqual(sin);
+    tables.cos.dispose();
+    tables.sin.dispose();
+    expect(device().memory().live).toBe(before);
+  });
+
+  it("lets others have their turn, and stops at the signal with nothing left", async () => {
+    const before = device().memory().live;
+    const stop = new AbortController();
+    const long = [0, 1, 2].map(() => Float64Array.from({ length: 40_000 }, (_, i) => i / 7));
+    setImmediate(() => stop.abort());
+    const making = prepareRope(long as never, { ...options, dim: 1024 }, device(), stop.signal);
+    await expect(making).rejects.toMatchObject({ code: "aborted" });
+    await device().synchronize();
+    expect(device().memory().live).toBe(before);
   });
 });

@@ -9,15 +9,24 @@ const list = z.union([z.number(), numbers]);
 const time = z.number().gt(0).max(1);
 
 /** The short names that the official pipeline knows too. */
-const STG_MODES: Record<string, string> = {
-  stg_av: "attention_values",
-  stg_as: "attention_skip",
-  stg_r: "residual",
-  stg_t: "transformer_block",
-};
-const stgMode = z.preprocess(
-  (value) => (typeof value === "string" ? (STG_MODES[value.toLowerCase()] ?? value) : value),
-  z.enum(["attention_values", "attention_skip", "residual", "transformer_block"]),
+const STG_MODES = new Map([
+  ["stg_av", "attention_values"],
+  ["stg_as", "attention_skip"],
+  ["stg_r", "residual"],
+  ["stg_t", "transformer_block"],
+]);
+/** A name in any case, under its own spelling. */
+const named = <Schema extends z.ZodType>(schema: Schema, others: ReadonlyMap<string, string>) =>
+  z.preprocess((value) => {
+    if (typeof value !== "string") return value;
+    const lower = value.toLowerCase();
+    return others.get(lower) ?? lower;
+  }, schema);
+const stgMode = named(z.enum(["attention_values", "attention_skip", "residual", "transformer_block"]), STG_MODES);
+/** Also by the names that checkpoints give their schedules. */
+const sampler = named(
+  z.enum(["from_checkpoint", "uniform", "linear-quadratic"]),
+  new Map([["linearquadratic", "linear-quadratic"]]),
 );
 
 /** How a video is drawn: of a base pipeline, of both passes, or of one of them. */
@@ -80,10 +89,14 @@ const MULTI_SCALE = ["spatial_upscaler_model_path", "downscale_factor", "first_p
 export const pipelineFile = section({
   pipeline_type: z.enum(["base", "multi-scale"]).default("base"),
   checkpoint_path: text,
+  vae_path: text.optional(),
   spatial_upscaler_model_path: text.optional(),
   text_encoder_model_name_or_path: text.default("PixArt-alpha/PixArt-XL-2-1024-MS"),
+  text_encoder_max_tokens: count.optional(),
+  num_images_per_prompt: z.literal(1).optional(),
+  eta: z.number().optional(),
   precision: z.enum(["bfloat16", "mixed_precision", "float8_e4m3fn", "float32"]).default("bfloat16"),
-  sampler: z.enum(["from_checkpoint", "uniform", "linear-quadratic"]).default("from_checkpoint"),
+  sampler: sampler.default("from_checkpoint"),
   prompt_enhancement_words_threshold: whole.default(0),
   prompt_enhancer_image_caption_model_name_or_path: text.optional(),
   prompt_enhancer_llm_model_name_or_path: text.optional(),
@@ -110,9 +123,10 @@ export const pipelineFile = section({
 /**
  * How a release is run, in the official names.
  *
+ * `vae_path` is this project's addition: the VAE's file, where the checkpoint has the transformer alone.
  * `sampler` takes the checkpoint's schedule, or another one. Of the lists each entry holds from the time of
  * `guidance_timesteps` at the same place on. `prompt_enhancement_words_threshold` and the enhancer's models are read and
- * not used: prompts stay as they are written.
+ * not used: prompts stay as they are written. `eta` changes nothing, as in the official pipeline's steps.
  */
 export type PipelineConfig = z.output<typeof pipelineFile>;
 /** The part of a {@link PipelineConfig} that says how one pass is drawn. */

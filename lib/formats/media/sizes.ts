@@ -42,17 +42,16 @@ export function centerBox(
   return { left: 0, top: Math.floor((height - low) / 2), height: low, width };
 }
 
-/** The first words of a prompt for a file's name: letters only, joined by hyphens, at most `letters` of them. */
+/**
+ * The first words of a prompt for a file's name: letters only, joined by hyphens, at most `letters` of them. Each letter
+ * is made small by itself, as officially.
+ */
 export function promptWords(prompt: string, letters = 30): string {
-  const words = prompt
-    .toLowerCase()
-    .replace(/[^\p{L}\s]/gu, "")
-    .split(/\s+/)
-    .filter(Boolean);
+  const kept = Array.from(prompt, (letter) => (/[\p{L}\s]/u.test(letter) ? letter.toLowerCase() : ""));
   const taken: string[] = [];
   let length = 0;
-  for (const word of words) {
-    length += word.length;
+  for (const word of kept.join("").split(/\s+/).filter(Boolean)) {
+    length += [...word].length;
     if (length > letters) break;
     taken.push(word);
   }

@@ -127,6 +127,12 @@ export class ByteTextEncoder extends Module implements TextEncoder {
     return this._options.max_length;
   }
 
+  cutOff(prompt: string): string {
+    // Between the tokens for the beginning and the end.
+    const read = byteTokens(prompt, this.maxLength).length - 2;
+    return Buffer.from(prompt, "utf8").subarray(read).toString("utf8");
+  }
+
   /** There is nothing to wait for: it learns, so each step encodes anew. */
   async prepare(prompts: readonly string[]): Promise<PreparedPrompts> {
     checkPrompts("byte encoder", prompts);

@@ -15,9 +15,21 @@ import type { Device } from "../../tensor/index.js";
 import { T5Encoder, type T5EncoderConfig } from "./t5-encoder.js";
 import { T5Tokenizer } from "./t5-tokenizer.js";
 
-const WANTED_FILES =
+/** What makes a folder a T5. */
+export const T5_FILES =
   "config.json, the weights (model.safetensors, or model.safetensors.index.json with its shards, or the same of " +
   "pytorch_model.bin) and tokenizer.json or spiece.model";
+
+/** Where a T5 of the hub's name `version` may lie. */
+export async function t5Places(version: string, env: NodeJS.ProcessEnv): Promise<string[]> {
+  if (isPath(version)) return [];
+  const own = env.LTX_TEXT_ENCODERS;
+  const found = await hubSnapshots(version, env);
+  return [
+    ...(own ? [join(own, version), join(own, basename(version))] : []),
+    ...(found.length > 0 ? found : [hubFolder(version, env)]),
+  ];
+}
 
 /**
  * The folder of a T5: `path` when it is given, else what is found for `version` (such as google/t5-v1_1-base) in the
@@ -31,16 +43,8 @@ export async function findT5Folder(
 ): Promise<string> {
   const { fallback = false, env = process.env } = options;
   const places = path === undefined ? [] : [path];
-  if (path === undefined || fallback) {
-    // As in from_pretrained, a folder of that name comes before the hub's model.
-    places.push(version);
-    if (!isPath(version)) {
-      const own = env.LTX_TEXT_ENCODERS;
-      if (own) places.push(join(own, version), join(own, basename(version)));
-      const found = await hubSnapshots(version, env);
-      places.push(...(found.length > 0 ? found : [hubFolder(version, env)]));
-    }
-  }
+  // As in from_pretrained, a folder of that name comes before the hub's model.
+  if (path === undefined || fallback) places.push(version, ...(await t5Places(version, env)));
   for (const place of places) {
     if (await isFolder(place)) return place;
     if (place === path || isPath(place)) await refuseFile(place);
@@ -49,7 +53,7 @@ export async function findT5Folder(
   throw new LtxError(
     "unavailable",
     `[t5] text encoder ${version} was not found (looked for ${places.join(", ")}). Nothing is downloaded: ${where} ` +
-      `${WANTED_FILES} into a folder and name it by --text-encoder or params.path, or put it as ${version} into the ` +
+      `${T5_FILES} into a folder and name it by --text-encoder or params.path, or put it as ${version} into the ` +
       "folder that LTX_TEXT_ENCODERS names",
   );
 }
@@ -200,7 +204,7 @@ async function readConfig(path: string): Promise<T5EncoderConfig> {
     const missing = (cause as NodeJS.ErrnoException).code === "ENOENT";
     throw new LtxError(
       missing ? "checkpoint" : "file_format",
-      `[t5] ${path} ${missing ? "is missing" : `cannot be read (${(cause as Error).message})`}: a T5's folder needs ${WANTED_FILES}`,
+      `[t5] ${path} ${missing ? "is missing" : `cannot be read (${(cause as Error).message})`}: a T5's folder needs ${T5_FILES}`,
       { cause },
     );
   }

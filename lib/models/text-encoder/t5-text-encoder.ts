@@ -111,6 +111,33 @@ export class T5TextEncoder implements TextEncoder {
       });
   }
 
+  /** From the first word on that is not read whole. */
+  cutOff(prompt: string): string {
+    if (!this.tokensOf(prompt).longer) return "";
+    // Between a beginning that is read whole and one that is not.
+    let [read, beyond] = [0, 1];
+    while (!this.tokensOf(prompt.slice(0, endOfWords(prompt, beyond))).longer) [read, beyond] = [beyond, 2 * beyond];
+    while (beyond - read > 1) {
+      const middle = Math.floor((read + beyond) / 2);
+      if (this.tokensOf(prompt.slice(0, endOfWords(prompt, middle))).longer) beyond = middle;
+      else read = middle;
+    }
+    return prompt.slice(read === 0 ? 0 : endOfWords(prompt, read)).trim();
+  }
+
+  /** The tokens that are read of a prompt, and whether it has more. Of a long prompt no more is looked at than it takes. */
+  private tokensOf(prompt: string): { ids: number[]; longer: boolean } {
+    const { tokenizer } = this.folder;
+    const { maxLength } = this;
+    for (let words = maxLength; ; words *= 4) {
+      const end = endOfWords(prompt, words);
+      const ids = tokenizer.encode(prompt.slice(0, end));
+      if (ids.length <= maxLength && end < prompt.length) continue;
+      const longer = ids.length > maxLength;
+      return { ids: longer ? [...ids.slice(0, maxLength - 1), tokenizer.eos] : ids, longer };
+    }
+  }
+
   /** A prompt's features, its tokens x width; two who ask for the same one share the work. */
   private async encode(prompt: string, signal: AbortSignal | undefined): Promise<Float32Array> {
     // Whoever leaves while the network is loaded leaves nobody waiting.
@@ -126,7 +153,7 @@ export class T5TextEncoder implements TextEncoder {
 
   private async compute(prompt: string): Promise<Float32Array> {
     const network = await this.network.get();
-    const hidden = network.forward([this.folder.tokenizer.encode(prompt, this.maxLength)]);
+    const hidden = network.forward([this.tokensOf(prompt).ids]);
     try {
       const rows = (await hidden.read()) as Float32Array;
       await this.cache.add(prompt, rows);
@@ -151,4 +178,14 @@ export class T5TextEncoder implements TextEncoder {
   private unload(): void {
     this.network.forget().then((network) => network?.dispose());
   }
+}
+
+/** A space that parts two words for every tokenizer: letters, digits and signs of ASCII stand by themselves. */
+const BETWEEN_WORDS = / (?=[!-~\p{L}\p{N}])/gu;
+
+/** Where the first words of a text end: tokens of words don't depend on the words that follow. */
+function endOfWords(text: string, words: number): number {
+  let count = 0;
+  for (const { index } of text.matchAll(BETWEEN_WORDS)) if (++count === words) return index;
+  return text.length;
 }

@@ -23,6 +23,8 @@ export interface TextEncoder {
   readonly trainable: boolean;
   /** Does what has to be waited for: the same prompts give the same values. @throws {LtxError} `aborted` and others */
   prepare(prompts: readonly string[], signal?: AbortSignal): Promise<PreparedPrompts>;
+  /** What of a prompt is beyond {@link maxLength}, and not read; empty for all but long ones. */
+  cutOff(prompt: string): string;
   /** Those that an optimizer updates; none when frozen. */
   parameters(): Parameter[];
   dispose(): void;
@@ -45,4 +47,22 @@ export function checkPrompts(op: string, prompts: readonly string[]): void {
   check(fits, "invalid_argument", () => {
     return `[${op}] expects a list of prompts (strings), got ${JSON.stringify(prompts)}`;
   });
+}
+
+/** What is told of a long prompt. */
+const SHOWN = 60;
+
+/** What the user should know of prompts that an encoder does not read whole. */
+export function cutNotices(encoder: TextEncoder, prompts: readonly string[]): string[] {
+  const notices: string[] = [];
+  for (const prompt of new Set(prompts)) {
+    const cut = encoder.cutOff(prompt);
+    if (cut === "") continue;
+    const shown = (text: string) => JSON.stringify(text.length > SHOWN ? `${text.slice(0, SHOWN)}…` : text);
+    notices.push(
+      `the model reads ${encoder.maxLength} tokens of a prompt: of ${shown(prompt)} it does not see the end, ` +
+        `${cut.length} characters from ${shown(cut)} on`,
+    );
+  }
+  return notices;
 }

@@ -6,6 +6,7 @@ export {
   type Grid,
   gridPositions,
   type Positions,
+  prepareRope,
   type RopeOptions,
   type RopeSpacing,
   type RopeTables,

@@ -1,6 +1,8 @@
 /** Positions of latent tokens: rotary tables, and the sine-cosine table of the absolute variant. */
 import { check } from "../../errors.js";
-import { type Device, keep, Tensor } from "../../tensor/index.js";
+import { Turns } from "../../formats/turns.js";
+import { sliceFirst } from "../../ops/index.js";
+import { type Device, empty, keep, launch, scope, Tensor } from "../../tensor/index.js";
 
 /** How the frequencies are spread between 1 and theta. The transformer uses `exp`. */
 export type RopeSpacing = "exp" | "exp_2" | "linear" | "sqrt";
@@ -64,36 +66,66 @@ export function ropeFrequencies(options: RopeOptions): Float64Array {
   });
 }
 
+/** The rotary tables' rows, token by token; where tokens share a position along an axis its angles are computed once. */
+class RopeRows {
+  private readonly still: number;
+  /** By position, along each axis: cosine and sine of every frequency. */
+  private readonly angles: Map<number, { cos: Float32Array; sin: Float32Array }>[] = [new Map(), new Map(), new Map()];
+  private readonly frequencies: Float64Array;
+
+  constructor(
+    private readonly positions: Positions,
+    private readonly options: RopeOptions,
+  ) {
+    const { dim } = options;
+    check(Number.isInteger(dim) && dim >= 6 && dim % 2 === 0, "invalid_argument", () => {
+      return `[rope] the width must be an even number from 6, got ${dim}`;
+    });
+    this.still = dim % 6;
+    this.frequencies = ropeFrequencies(options);
+  }
+
+  get length(): number {
+    return this.positions[0].length;
+  }
+
+  /** Writes the row of a token into both tables, which are zeros there, at `row`. */
+  write(token: number, cos: Float32Array, sin: Float32Array, row: number): void {
+    const { still, frequencies, positions } = this;
+    cos.fill(1, row, row + still);
+    for (let axis = 0; axis < 3; axis++) {
+      const own = this.at(axis, positions[axis][token]);
+      for (let i = 0, at = row + still + 2 * axis; i < frequencies.length; i++, at += 6) {
+        cos[at] = cos[at + 1] = own.cos[i];
+        sin[at] = sin[at + 1] = own.sin[i];
+      }
+    }
+  }
+
+  private at(axis: number, position: number): { cos: Float32Array; sin: Float32Array } {
+    let own = this.angles[axis].get(position);
+    if (!own) {
+      const { maxPos, spacing = "exp" } = this.options;
+      const round = rounding(this.options);
+      const fraction = round(round(position) / maxPos[axis]);
+      const place = spacing === "exp_2" ? fraction : round(2 * fraction - 1);
+      const angles = this.frequencies.map((frequency) => round(frequency * place));
+      own = { cos: Float32Array.from(angles, Math.cos), sin: Float32Array.from(angles, Math.sin) };
+      this.angles[axis].set(position, own);
+    }
+    return own;
+  }
+}
+
 /**
  * The rotary tables of tokens at `positions` (three lists of L, along frames, height and width): cos and sin, L·D values
  * each. Channel pair p turns with frequency ⌊p/3⌋ of axis p mod 3; the first D mod 6 channels stay as they are.
  */
 export function ropeTables(positions: Positions, options: RopeOptions): { cos: Float32Array; sin: Float32Array } {
-  const { dim, maxPos, spacing = "exp" } = options;
-  check(Number.isInteger(dim) && dim >= 6 && dim % 2 === 0, "invalid_argument", () => {
-    return `[rope] the width must be an even number from 6, got ${dim}`;
-  });
-  const round = rounding(options);
-  const frequencies = ropeFrequencies(options);
-  const length = positions[0].length;
-  const still = dim % 6;
-  const cos = new Float32Array(length * dim);
-  const sin = new Float32Array(length * dim);
-  const place = [0, 0, 0];
-  for (let token = 0; token < length; token++) {
-    for (let axis = 0; axis < 3; axis++) {
-      const fraction = round(round(positions[axis][token]) / maxPos[axis]);
-      place[axis] = spacing === "exp_2" ? fraction : round(2 * fraction - 1);
-    }
-    const row = token * dim;
-    cos.fill(1, row, row + still);
-    for (let pair = 0; pair < frequencies.length * 3; pair++) {
-      const angle = round(frequencies[Math.floor(pair / 3)] * place[pair % 3]);
-      const at = row + still + 2 * pair;
-      cos[at] = cos[at + 1] = Math.cos(angle);
-      sin[at] = sin[at + 1] = Math.sin(angle);
-    }
-  }
+  const rows = new RopeRows(positions, options);
+  const { dim } = options;
+  const [cos, sin] = [new Float32Array(rows.length * dim), new Float32Array(rows.length * dim)];
+  for (let token = 0; token < rows.length; token++) rows.write(token, cos, sin, token * dim);
   return { cos, sin };
 }
 
@@ -155,7 +187,51 @@ export class GridCache<T extends Record<string, Tensor>> {
   }
 }
 
-/** {@link ropeTables} as tensors. */
+/** Values of a table that are made at a time. */
+const PART = 2 ** 18;
+
+/**
+ * {@link ropeTables} as tensors, the caller's. They are made in parts, between which the event loop has its turn, and
+ * which are all that the host holds of them.
+ * @throws LtxError `aborted`
+ */
+export async function prepareRope(
+  positions: Positions,
+  options: RopeOptions,
+  device: Device,
+  signal?: AbortSignal,
+): Promise<RopeTables> {
+  const rows = new RopeRows(positions, options);
+  const { dim } = options;
+  const turns = new Turns("[rope] making the tables", signal);
+  const some = Math.max(1, Math.floor(PART / dim));
+  const tables: Tensor[] = [];
+  try {
+    for (const _ of ["cos", "sin"]) {
+      tables.push(keep(scope(() => empty([rows.length, dim], { device, group: "parameters" }))));
+    }
+    for (let first = 0; first < rows.length; first += some) {
+      const count = Math.min(some, rows.length - first);
+      const parts = tables.map(() => new Float32Array(count * dim));
+      for (let i = 0; i < count; i++) {
+        rows.write(first + i, parts[0], parts[1], i * dim);
+        if (turns.due) await turns.next();
+      }
+      scope(() => {
+        for (const [i, part] of parts.entries()) {
+          const values = Tensor.from(part, [count, dim], { device });
+          launch("cast", [values, sliceFirst(tables[i], first, count)], [1, 0]);
+        }
+      });
+    }
+    return { cos: tables[0], sin: tables[1] };
+  } catch (error) {
+    for (const table of tables) table.dispose();
+    throw error;
+  }
+}
+
+/** {@link ropeTables} as tensors, at once: for short sequences. */
 export function ropeAt(positions: Positions, options: RopeOptions, device: Device): { cos: Tensor; sin: Tensor } {
   const { cos, sin } = ropeTables(positions, options);
   const shape = [positions[0].length, options.dim];

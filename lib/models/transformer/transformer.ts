@@ -5,7 +5,17 @@ import { type Initializer, Linear, Module, type Parameter, TimestepEmbedding } f
 import { addRows, affine, cast, depthToSpace, normAct, reshape, silu } from "../../ops/index.js";
 import { checkpoint, scope, Tensor } from "../../tensor/index.js";
 import { adaRowCount, TransformerBlock } from "./block.js";
-import { absolutePositions, type Grid, GridCache, type Positions, type RopeTables, ropeAt, ropeCache } from "./rope.js";
+import {
+  absolutePositions,
+  type Grid,
+  GridCache,
+  type Positions,
+  prepareRope,
+  type RopeOptions,
+  type RopeTables,
+  ropeAt,
+  ropeCache,
+} from "./rope.js";
 import { type SkipLayers, type SkippedRows, skippedRows } from "./skip-layers.js";
 
 /** Of the last norm; the reference's `norm_eps` is that of the blocks alone. */
@@ -172,9 +182,18 @@ export class LtxVideoTransformer extends Module {
    * @throws {LtxError} `config` for models with absolute positions.
    */
   ropeAt(positions: Positions): RopeTables {
+    return ropeAt(positions, this.ropeOptions(), this.device);
+  }
+
+  /** {@link ropeAt} in parts, between which the event loop has its turn. @throws {LtxError} `aborted` */
+  prepareRope(positions: Positions, signal?: AbortSignal): Promise<RopeTables> {
+    return prepareRope(positions, this.ropeOptions(), this.device, signal);
+  }
+
+  private ropeOptions(): RopeOptions {
     const { positional_embedding_theta: theta, positional_embedding_max_pos: maxPos } = this.config;
     check(this._rope, "config", () => "[transformer] positional_embedding_type absolute has no rotary tables");
-    return ropeAt(positions, { dim: innerDim(this.config), theta, maxPos, angles: "f32" }, this.device);
+    return { dim: innerDim(this.config), theta, maxPos, angles: "f32" };
   }
 
   /**

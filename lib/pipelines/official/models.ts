@@ -15,6 +15,7 @@ import { CausalVideoAutoencoder } from "../../models/video-vae/index.js";
 import { Initializer, type Module } from "../../nn/index.js";
 import { type PrecisionDtypes, precisionDtypes } from "../../nn/precision.js";
 import { type Device, device as openDevice } from "../../tensor/index.js";
+import { openFiles } from "./open-files.js";
 import { Residency } from "./residency.js";
 
 /** The models of a pipeline. */
@@ -27,6 +28,8 @@ export interface PipelineModels {
 export interface PipelineLoadOptions {
   /** A released safetensors file, or a folder in the layout of diffusers. */
   checkpoint: string;
+  /** The VAE's file or folder, where the checkpoint has the transformer alone, as ComfyUI's `diffusion_models` do. */
+  vae?: string;
   /**
    * The folder of the T5: with `text_encoder` and `tokenizer` in it, or their files. Unless given, those of the
    * checkpoint's own folder, else what the Hugging Face cache holds. Not needed for `promptEmbeds`.
@@ -117,7 +120,6 @@ async function describe(files: OfficialModels, sampler: PipelineLoadOptions["sam
   const { vaeConfigFromKeys } = await import("../../config/official/vae-keys.js");
   const { parseOfficialScheduler } = await import("../../config/official/scheduler.js");
   const { configs, path } = files;
-  for (const kind of ["transformer", "vae"] as const) files.module(kind);
   const transformer = parseOfficialTransformer(configs.transformer, path);
   const vae = parseOfficialVae(configs.vae ?? vaeConfigFromKeys(files.module("vae").tensors, path), path);
   check(sampler === "from_checkpoint" || Object.hasOwn(SAMPLERS, sampler), "invalid_argument", () => {
@@ -149,10 +151,13 @@ export async function openModels(options: PipelineLoadOptions): Promise<OpenedMo
   const dtypes = precisionDtypes(precision);
   const device = openDevice(options.device);
   stopIfAborted(signal, "[pipeline] loading was stopped by the caller");
-  const files = await openOfficial(checkpoint);
+  const files = await openFiles(options);
   let loras: WeightedLora[] = [];
   /** Where models take turns the files stay open; else they are opened again for what must be loaded again. */
   let open = true;
+  const tell = (opened: readonly WeightedLora[]) => {
+    for (const { lora } of opened) for (const notice of lora.notices) options.onNotice?.(notice);
+  };
   const close = async () => {
     open = false;
     await files.close();
@@ -161,13 +166,10 @@ export async function openModels(options: PipelineLoadOptions): Promise<OpenedMo
   try {
     const { facts, vae } = await describe(files, options.sampler);
     loras = await openFitting(options.loras ?? [], files);
-    const tell = (opened: readonly WeightedLora[]) => {
-      for (const notice of opened.flatMap(({ lora }) => lora.notices)) options.onNotice?.(notice);
-    };
     tell(loras);
     const withFiles = async <T>(body: (files: OfficialModels, loras: WeightedLora[]) => Promise<T>): Promise<T> => {
       if (open) return body(files, loras);
-      const again = await openOfficial(checkpoint);
+      const again = await openFiles(options);
       let own: WeightedLora[] = [];
       try {
         own = await openFitting(
@@ -201,6 +203,7 @@ export async function openModels(options: PipelineLoadOptions): Promise<OpenedMo
                 optional: CausalVideoAutoencoder.optionalKey,
                 ignore: (key) => module.unusedKey(key),
                 ...loading("VAE", stop),
+                source: options.vae ?? checkpoint,
               }),
             ),
           ),
@@ -209,7 +212,7 @@ export async function openModels(options: PipelineLoadOptions): Promise<OpenedMo
       offload ? close : undefined,
     );
     const change = async (wanted: readonly LoraChoice[]): Promise<void> => {
-      const base = offload ? files : await openOfficial(checkpoint);
+      const base = offload ? files : await openFiles(options);
       let next: WeightedLora[] = [];
       try {
         next = await openFitting(wanted, base);

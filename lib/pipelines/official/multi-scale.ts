@@ -68,11 +68,11 @@ export class LtxMultiScalePipeline {
 
   private async draw(
     { first, second, height, width }: Passes,
-    { outputType, noise, signal, onStep }: MultiScaleOptions & { outputType: OutputType; noise: NoiseSource },
+    { outputType, noise, signal, onStep, onNotice }: MultiScaleOptions & { outputType: OutputType; noise: NoiseSource },
   ): Promise<Video | Tensor> {
     const { video } = this;
     const both = { ...first, guidance: [...first.guidance, ...second.guidance] };
-    const text = await video.features(both, signal);
+    const text = await video.features(both, signal, onNotice);
     const listener = (pass: number) => onStep && ((step: Omit<DenoisingStep, "pass">) => onStep({ ...step, pass }));
     try {
       const small = await video.latents(first, { text, noise, signal, onStep: listener(1) });

@@ -51,9 +51,10 @@ export async function handOut(
       const own = { data, frames: 1, height: ownHeight, width: ownWidth, channels };
       const { data: frame } = await resizeBilinear(own, height, width, turns);
       if (!asBytes) all.set(frame, i * size);
+      // Cut off, not rounded, as officially.
       for (let from = 0; asBytes && from < size; from += PIECE) {
         const end = Math.min(from + PIECE, size);
-        for (let k = from; k < end; k++) all[i * size + k] = Math.round(frame[k] * 255);
+        for (let k = from; k < end; k++) all[i * size + k] = Math.trunc(frame[k] * 255);
         if (turns.due) await turns.next();
       }
     }

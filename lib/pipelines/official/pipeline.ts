@@ -31,6 +31,8 @@ export interface LtxGenerateOptions extends LtxVideoOptions {
   outputType?: OutputType;
   /** Hears of each step; what it returns is awaited. */
   onStep?: (step: DenoisingStep) => void | Promise<void>;
+  /** Hears what the user should know: what of a prompt the model does not read. */
+  onNotice?: (message: string) => void;
 }
 
 const unchangeable: OpenedModels["setLoras"] = async () => {
@@ -63,11 +65,11 @@ export class LtxVideoPipeline {
   generate(options: LtxGenerateOptions & { outputType?: "video" }): Promise<Video>;
   generate(options: LtxGenerateOptions): Promise<Video | Tensor>;
   async generate(options: LtxGenerateOptions): Promise<Video | Tensor> {
-    const { outputType = "video", onStep, signal, noise = this.noise(options.seed) } = options;
+    const { outputType = "video", onStep, onNotice, signal, noise = this.noise(options.seed) } = options;
     const request = this.request(options);
     checkOutputType(outputType);
     return this.models.video(async () => {
-      const text = await this.features(request, signal);
+      const text = await this.features(request, signal, onNotice);
       try {
         const listener = onStep && ((step: Omit<DenoisingStep, "pass">) => onStep({ ...step, pass: 1 }));
         const latents = await this.latents(request, { text, noise, signal, onStep: listener });
@@ -103,10 +105,14 @@ export class LtxVideoPipeline {
   }
 
   /** @internal Features of the prompts; the caller frees them. */
-  features(request: Request, signal?: AbortSignal): Promise<PromptFeatures> {
+  async features(
+    request: Request,
+    signal?: AbortSignal,
+    onNotice?: (message: string) => void,
+  ): Promise<PromptFeatures> {
     const given = givenFeatures(request);
-    if (given) return Promise.resolve(given);
-    return this.models.use("text", (encoder) => encodeTexts(request, encoder, signal), signal);
+    if (given) return given;
+    return this.models.use("text", (encoder) => encodeTexts(request, encoder, { signal, onNotice }), signal);
   }
 
   /** @internal Normalised latents (B, f, h, w, C) of a video; the caller's. */

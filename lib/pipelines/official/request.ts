@@ -29,9 +29,9 @@ export interface PassOptions extends GuidanceOptions {
   stochasticSampling?: boolean;
   /** Amplitude of noise on what is given at full strength, so that it comes to life; 0.15 unless given. */
   imageCondNoiseScale?: number;
-  /** For decoders that expect noise: the time that they are told, for all samples or each of them; 0.05 unless given. */
+  /** For decoders that expect noise: the time that they are told, for all samples or each of them; 0 unless given. */
   decodeTimestep?: number | readonly number[];
-  /** The share of noise they get; 0.025, or `decodeTimestep` where that is given alone. */
+  /** The share of noise they get; `decodeTimestep` unless given. */
   decodeNoiseScale?: number | readonly number[] | null;
   /** Draws in what is far from the latents' mean: 0 (off) to 1. */
   toneMapCompressionRatio?: number;
@@ -110,7 +110,7 @@ export function checkRequest(options: LtxVideoOptions, facts: ModelFacts, latent
     refuse(`latents must be f32 [${latentShape}], got ${latents}`);
   }
   if (mediaItems) checkClips("mediaItems", mediaItems, batch, (frames) => frames === numFrames, `${numFrames} frames`);
-  const noiseScale = options.decodeNoiseScale ?? options.decodeTimestep ?? 0.025;
+  const { decodeTimestep = 0 } = options;
   const items = options.conditioningItems ?? [];
   return {
     ...text,
@@ -122,8 +122,8 @@ export function checkRequest(options: LtxVideoOptions, facts: ModelFacts, latent
     timesteps,
     guidance,
     ...drawingOptions(options),
-    decodeTimestep: eachSample("decodeTimestep", options.decodeTimestep ?? 0.05, batch),
-    decodeNoiseScale: eachSample("decodeNoiseScale", noiseScale, batch),
+    decodeTimestep: eachSample("decodeTimestep", decodeTimestep, batch),
+    decodeNoiseScale: eachSample("decodeNoiseScale", options.decodeNoiseScale ?? decodeTimestep, batch),
     conditioningItems: items.map((item, i) => checkItem(item, i, { batch, numFrames, time })),
     mediaItems,
     latents,

@@ -4,7 +4,7 @@ import { joinSamples } from "../../diffusion/guidance.js";
 import { type ConditionedState, Conditioning, usesNegative, videoLatents } from "../../diffusion/official/index.js";
 import { type PixelClip, resizeBilinear } from "../../formats/media/clip.js";
 import { Turns } from "../../formats/turns.js";
-import type { TextEmbedding, TextEncoder } from "../../models/text-encoder/index.js";
+import { cutNotices, type TextEmbedding, type TextEncoder } from "../../models/text-encoder/index.js";
 import { type LtxVideoTransformer, latentCoordinates, type Positions } from "../../models/transformer/index.js";
 import type { CausalVideoAutoencoder } from "../../models/video-vae/index.js";
 import { affine, axpby, detach, mixRows, reshape, sliceFirst } from "../../ops/index.js";
@@ -29,13 +29,14 @@ export function disposeFeatures({ positive, negative }: PromptFeatures): void {
 export async function encodeTexts(
   request: Request,
   encoder: TextEncoder,
-  signal?: AbortSignal,
+  { signal, onNotice }: { signal?: AbortSignal; onNotice?: (message: string) => void } = {},
 ): Promise<PromptFeatures> {
   const { prompts, negativePrompts, guidance } = request;
   const positive = prompts ?? [];
   const negative = guidance.some(usesNegative) ? negativePrompts : [];
   // As one batch, so that both are padded alike.
   const encode = await encoder.prepare([...negative, ...positive], signal);
+  if (onNotice) for (const notice of cutNotices(encoder, [...positive, ...negative])) onNotice(notice);
   return quietly(() => {
     const all = encode();
     const part = (start: number, count: number): TextEmbedding => ({
@@ -147,7 +148,7 @@ export async function drawLatents(
   transformer: LtxVideoTransformer,
   { request, facts, text, noise, signal, onStep }: DrawOptions,
 ): Promise<Tensor> {
-  const rope = transformer.ropeAt(positionsOf(state, request, facts));
+  const rope = await transformer.prepareRope(positionsOf(state, request, facts), signal);
   try {
     const tokens = await denoise(state, { ...request, transformer, rope, text, noise, signal, onStep });
     try {

@@ -75,6 +75,7 @@ export async function generateRelease(request: ReleaseRequest, options: ReleaseO
     })),
     signal,
     onStep: options.onStep,
+    onNotice,
   };
   const settings = settingsOf(checked, config, files, options);
   // Its settings hold the name while the video is drawn.
@@ -103,9 +104,9 @@ type Call = Omit<MultiScaleOptions, "outputType">;
 
 async function draw(call: Call, config: PipelineConfig, files: ReleaseFiles, options: ReleaseOptions): Promise<Video> {
   const { device, offload, loras, signal, onNotice } = options;
-  const { checkpoint, textEncoder, spatialUpscaler } = files;
-  const { precision, sampler } = config;
-  const load = { checkpoint, textEncoder, precision, sampler, device, offload, loras, signal, onNotice };
+  const { spatialUpscaler, ...models } = files;
+  const { precision, sampler, text_encoder_max_tokens: textEncoderMaxTokens } = config;
+  const load = { ...models, precision, sampler, device, offload, loras, textEncoderMaxTokens, signal, onNotice };
   const pipeline = spatialUpscaler
     ? await LtxMultiScalePipeline.load({ ...load, spatialUpscaler })
     : await LtxVideoPipeline.load(load);

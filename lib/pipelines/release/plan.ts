@@ -16,6 +16,7 @@ import { decoderConfig } from "../../models/video-vae/coders.js";
 import { DECODE_BUDGET, planDecode, type TilePlan } from "../../models/video-vae/tile-plan.js";
 import { precisionDtypes } from "../../nn/precision.js";
 import { type Device, device as openDevice } from "../../tensor/index.js";
+import { openFiles } from "../official/open-files.js";
 import { findReleaseConfig, findReleaseFiles, type ReleaseFiles } from "./files.js";
 
 /** The size at which a video is drawn. */
@@ -197,11 +198,12 @@ interface Models {
 }
 
 /** What the headers say. */
-async function readModels({ checkpoint, spatialUpscaler }: ReleaseFiles): Promise<Models> {
+async function readModels(files: ReleaseFiles): Promise<Models> {
+  const { checkpoint, spatialUpscaler } = files;
   const { parseOfficialTransformer } = await import("../../config/official/transformer.js");
   const { parseOfficialVae } = await import("../../config/official/vae.js");
   const { vaeConfigFromKeys } = await import("../../config/official/vae-keys.js");
-  const main = await openOfficial(checkpoint);
+  const main = await openFiles(files);
   try {
     const transformer = main.module("transformer");
     const vae = main.module("vae");

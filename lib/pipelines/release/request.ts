@@ -161,9 +161,13 @@ export async function readRequestMedia(request: CheckedRequest, signal?: AbortSi
   const conditioning: ConditioningMedia[] = [];
   for (const [i, path] of paths.entries()) {
     const startFrame = request.conditioningStartFrames?.[i] ?? 0;
-    const room = padded.frames - startFrame;
-    const media = await readMedia(path, { maxFrames: room, signal, onNotice: options.onNotice });
-    const frames = conditioningFrames(startFrame, media.frames, padded.frames);
+    // One more than fits shows whether something is left out.
+    const media = await readMedia(path, {
+      maxFrames: request.numFrames - startFrame + 1,
+      signal,
+      onNotice: options.onNotice,
+    });
+    const frames = conditioningFrames(startFrame, media.frames, request.numFrames);
     check(frames === 1 || startFrame % 8 === 0, "invalid_argument", () => {
       const nearest = [Math.floor(startFrame / 8) * 8, Math.ceil(startFrame / 8) * 8];
       return (
@@ -174,10 +178,10 @@ export async function readRequestMedia(request: CheckedRequest, signal?: AbortSi
     const clip = await prepareMedia(firstFrames(media, frames), size, "conditioning", options);
     const strength = request.conditioningStrengths?.[i] ?? 1;
     conditioning.push({ path, clip, startFrame, strength });
-    if (frames < media.frames)
-      notices.push(
-        `of ${path} the first ${frames === 1 ? "frame is" : `${frames} frames are`} used: it takes 8k+1 that fit`,
-      );
+    if (frames < media.frames) {
+      const used = frames === 1 ? "the first frame is" : `the first ${frames} frames are`;
+      notices.push(`of ${path} ${used} used: as many of 8k+1 as fit into ${request.numFrames}`);
+    }
   }
   if (inputMediaPath === undefined) return { conditioning, notices };
   const media = await readMedia(inputMediaPath, { maxFrames: padded.frames, signal, onNotice: options.onNotice });

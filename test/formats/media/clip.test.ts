@@ -128,5 +128,8 @@ describe("sizes", () => {
     expect(promptWords("A cat, sitting on the 2nd window-sill!")).toBe("a-cat-sitting-on-the-nd-windowsill");
     expect(promptWords("../../etc/passwd\n\0x")).toBe("etcpasswd-x");
     expect(promptWords("Ünïcode 数字")).toBe("ünïcode-数字");
+    // Letter by letter: a sigma at the end stays one, and what İ leaves above its i is kept.
+    expect(promptWords("ΟΔΟΣ İstanbul")).toBe("οδοσ-i\u0307stanbul");
+    expect(promptWords("𝒜𝒷 ab", 4)).toBe("𝒜𝒷-ab");
   });
 });

@@ -10,6 +10,7 @@ import {
   type LtxVideoOptions,
   LtxVideoPipeline,
   type NoiseSource,
+  openOfficial,
   ops,
   Tensor,
   type Video,
@@ -105,7 +106,7 @@ describe("generate", () => {
     const values = Array.from(await pixels.read());
     expect(values.every((v) => v >= 0 && v <= 1)).toBe(true);
     const [own] = (await pipeline.generate(plain)).clips;
-    for (const [i, v] of values.entries()) expect(own[i]).toBe(Math.round(v * 255));
+    for (const [i, v] of values.entries()) expect(own[i]).toBe(Math.trunc(v * 255));
     pixels.dispose();
   });
 
@@ -440,6 +441,53 @@ it("is as it was after a change that fails half way", async () => {
   await own.setLoras([{ path, weight: 40 }]);
   expect(await latents({}, own)).not.toEqual(plain);
   own.dispose();
+});
+
+it("takes the VAE from a file of its own", async () => {
+  const models = await openOfficial(tinyCheckpoint);
+  const alone = async (kind: "transformer" | "vae", prefix: string) => {
+    const file = models.module(kind);
+    const path = join(folder, `only-${kind}.safetensors`);
+    const tensors = [];
+    for (const [name, { dtype, shape }] of file.tensors) {
+      tensors.push({ name: prefix + name, dtype, shape, data: await file.read(name) });
+    }
+    const { config } = models.metadata;
+    await writeSafetensors(path, tensors as never, config === undefined ? {} : { config });
+    return path;
+  };
+  const checkpoint = await alone("transformer", "model.diffusion_model.");
+  const vae = await alone("vae", "vae.");
+  await models.close();
+  await expect(LtxVideoPipeline.load({ checkpoint, textEncoder })).rejects.toMatchObject({
+    code: "checkpoint",
+    message: expect.stringContaining("has a transformer and no VAE: name the VAE's file too (vae, --vae-path)"),
+  });
+  const both = await LtxVideoPipeline.load({ checkpoint, vae, textEncoder, precision: "float32" });
+  expect(bytes(await both.generate(options))).toEqual(bytes(await pipeline.generate(options)));
+  both.dispose();
+  await new Promise((resolve) => setTimeout(resolve, 10));
+});
+
+it("decodes without noise at time 0 unless it is told otherwise, as the official pipeline", async () => {
+  const plain = bytes(await pipeline.generate(options));
+  expect(bytes(await pipeline.generate({ ...options, decodeTimestep: 0, decodeNoiseScale: 0 }))).toEqual(plain);
+  const noisy = bytes(await pipeline.generate({ ...options, decodeTimestep: 0.3 }));
+  expect(noisy).not.toEqual(plain);
+  expect(bytes(await pipeline.generate({ ...options, decodeTimestep: 0.3, decodeNoiseScale: 0.3 }))).toEqual(noisy);
+});
+
+it("tells what of a long prompt the model does not read", async () => {
+  const heard: string[] = [];
+  const onNotice = (message: string) => heard.push(message);
+  const read = "three ".repeat(10);
+  await pipeline.generate({ ...options, prompt: read, onNotice });
+  expect(heard).toEqual([]);
+  await pipeline.generate({ ...options, prompt: `${"three ".repeat(400)}and then the boat`, onNotice });
+  expect(heard).toHaveLength(1);
+  expect(heard[0]).toMatch(
+    /^the model reads 256 tokens of a prompt: of "three three .*…" it does not see the end, \d+ /,
+  );
 });
 
 describe("loading", () => {
