@@ -97,9 +97,7 @@ describe("findReleaseFiles", () => {
   it("says what is in the place of a text encoder", async () => {
     writeFileSync(at("t5xxl.safetensors"), "");
     const file = await failure(() => find({ text_encoder_model_name_or_path: at("t5xxl.safetensors") }));
-    expect(file.message).toContain(
-      "expected a folder: a single file lacks the configuration and the tokenizer",
-    );
+    expect(file.message).toContain("expected a folder: a single file lacks the configuration and the tokenizer");
     mkdirSync(at("empty"));
     const empty = await failure(() => find({ text_encoder_model_name_or_path: at("empty") }));
     expect(empty.message).toContain(`${at("empty")} has no config.json of a T5`);
