@@ -2,7 +2,7 @@
  * Runs cases of one target in a process of its own and says on file descriptor 3, before each, that it begins, and behind
  * it how it ended. What kills this process is thus known by its case.
  */
-import { mkdirSync, readdirSync, writeSync } from "node:fs";
+import { mkdirSync, readdirSync, readlinkSync, writeSync } from "node:fs";
 import { resourceUsage } from "node:process";
 import { setImmediate as turn, setTimeout as wait } from "node:timers/promises";
 import { LtxError } from "../../lib/errors.js";
@@ -27,7 +27,19 @@ const DEFAULT_MEMORY = 2 ** 30;
 
 const say = (kind: string, text = "") => writeSync(3, `${kind}${text}\n`);
 const report = (value: Report) => say("f", JSON.stringify(value));
-const openFiles = () => readdirSync("/proc/self/fd").length;
+const descriptors = () => readdirSync("/proc/self/fd").length;
+
+/** Files that are open: libraries make event counters and pipes of their own when they are first used. */
+function openFiles(): string[] {
+  return readdirSync("/proc/self/fd").flatMap((name) => {
+    try {
+      const path = readlinkSync(`/proc/self/fd/${name}`);
+      return path.startsWith("/") && !path.startsWith("/dev/") && !path.startsWith("/proc/") ? [path] : [];
+    } catch {
+      return []; // the list's own
+    }
+  });
+}
 
 let current = -1;
 process.on("uncaughtException", (error) => {
@@ -47,10 +59,11 @@ async function main(work: Work): Promise<void> {
   const deadline = work.time === undefined ? Number.POSITIVE_INFINITY : Date.now() + work.time;
   // What loading has left to be closed is closed before files are counted.
   await wait(50);
+  const files = openFiles();
   const prototype = Object.getOwnPropertyNames(Object.prototype).length;
   for (let index = work.from; index < work.to && Date.now() < deadline; index++) {
     current = index;
-    const files = openFiles();
+    const before = descriptors();
     say("s", String(index));
     const outcome = await judge(
       () => run(new Random(work.seed, target.name, index), (label) => say("l", label)),
@@ -62,10 +75,12 @@ async function main(work: Work): Promise<void> {
       report({ index, outcome: "silent", what: "Object.prototype was changed" });
       process.exit(0);
     }
-    for (let tries = 0; openFiles() > files && tries < 20; tries++) await wait(5);
+    for (let tries = 0; descriptors() > before && tries < 20; tries++) await wait(5);
+    const left = descriptors() > before ? openFiles().filter((path) => !files.includes(path)) : [];
+    files.push(...left);
     const peak = resourceUsage().maxRSS * 1024;
     if (outcome.outcome !== "accepted" && outcome.outcome !== "refused") report(outcome);
-    else if (openFiles() > files) report({ index, outcome: "memory", what: `left ${openFiles() - files} files open` });
+    else if (left.length > 0) report({ index, outcome: "memory", what: `left ${left.length} files open: ${left[0]}` });
     else if (peak > bound) {
       report({
         index,

@@ -368,6 +368,7 @@ function* callsOf(
 }
 
 async function prepare(folder: string): Promise<Things> {
+  sharp.cache({ files: 0 }); // which keeps files open, twenty at most
   const cpu = api.device("cpu");
   const quickstart = api.parseConfig(readFileSync(TINY, "utf8"), TINY) as Things["quickstart"];
   for (const { training } of [quickstart.vae, quickstart.flow]) training.steps = 3;
