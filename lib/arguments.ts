@@ -80,6 +80,24 @@ export function integers(value: unknown, count: number, min: number): value is r
   return Array.isArray(value) && value.length === count && [...value].every((v) => Number.isSafeInteger(v) && v >= min);
 }
 
+/** A text. */
+export function text(op: string, name: string, value: unknown): string {
+  if (typeof value !== "string") refuse(op, name, value, "a text");
+  return value;
+}
+
+/** The path of a file or folder. */
+export function path(op: string, name: string, value: unknown): string {
+  if (typeof value !== "string" || value === "" || value.includes("\0")) refuse(op, name, value, "a path");
+  return value;
+}
+
+/** An object whose properties are looked at next. */
+export function object<T>(op: string, name: string, value: T): T {
+  if (value === null || typeof value !== "object") refuse(op, name, value, "an object");
+  return value;
+}
+
 /** A function to call. */
 export function callable(op: string, name: string, value: unknown): void {
   if (typeof value !== "function") refuse(op, name, value, "a function");

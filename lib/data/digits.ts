@@ -15,6 +15,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
+import { choice } from "../arguments.js";
 import { check } from "../errors.js";
 
 export type Split = "train" | "test";
@@ -41,6 +42,7 @@ let cache: Record<Split, DigitSet> | undefined;
  * @throws LtxError `io` when the package's own file is missing, `file_format` when it is damaged
  */
 export function loadDigits(split: Split): DigitSet {
+  choice("digits", "split", split, { train: 0, test: 1 });
   cache ??= unpack(readAsset());
   return cache[split];
 }

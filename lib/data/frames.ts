@@ -1,3 +1,4 @@
+import { show } from "../arguments.js";
 import { check } from "../errors.js";
 import { type Clip, checkClip, checkSource, type DataSource } from "./source.js";
 
@@ -8,7 +9,7 @@ import { type Clip, checkClip, checkSource, type DataSource } from "./source.js"
  */
 export function withFrames(source: DataSource, frames: number): DataSource {
   check(Number.isSafeInteger(frames) && frames > 0, "invalid_argument", () => {
-    return `[data] a clip needs a positive whole number of frames, got ${frames}`;
+    return `[data] a clip needs a positive whole number of frames, got ${show(frames)}`;
   });
   checkSource("data", source);
   if (source.frames === frames) return source;

@@ -3,6 +3,7 @@
  * Srivastava et al., "Unsupervised Learning of Video Representations using LSTMs", ICML 2015).
  */
 
+import { list, number, object, show } from "../arguments.js";
 import { check } from "../errors.js";
 import { loadDigits, type Split } from "./digits.js";
 import { checkCount, PhiloxRandom } from "./philox.js";
@@ -63,6 +64,7 @@ export class MovingMnist implements DataSource {
 
   /** @throws LtxError `invalid_argument` naming the option that is wrong */
   constructor(options: MovingMnistOptions = {}) {
+    object("moving-mnist", "options", options);
     const unknown = Object.keys(options).find((key) => !OPTIONS.includes(key));
     check(
       unknown === undefined,
@@ -75,13 +77,13 @@ export class MovingMnist implements DataSource {
     check(
       split === "train" || split === "test",
       "invalid_argument",
-      () => `[moving-mnist] split must be "train" or "test", got ${JSON.stringify(split)}`,
+      () => `[moving-mnist] split must be "train" or "test", got ${show(split)}`,
     );
     for (const [name, value] of Object.entries({ frames, height, width, digits, digitSize, size })) {
       check(
         Number.isSafeInteger(value) && value >= 1,
         "invalid_argument",
-        () => `[moving-mnist] ${name} must be a positive whole number, got ${value}`,
+        () => `[moving-mnist] ${name} must be a positive whole number, got ${show(value)}`,
       );
     }
     const shorter = Math.min(height, width);
@@ -92,6 +94,9 @@ export class MovingMnist implements DataSource {
         `[moving-mnist] digitSize ${digitSize} does not fit a frame of ${width}x${height}; ` +
         `use at most ${shorter}, or a larger frame`,
     );
+    for (const name of ["minSpeed", "maxSpeed"] as const) {
+      if (options[name] !== undefined) number("moving-mnist", name, options[name]);
+    }
     const minSpeed = options.minSpeed ?? Math.min(shorter / 32, options.maxSpeed ?? Infinity);
     const maxSpeed = options.maxSpeed ?? Math.max(shorter / 16, minSpeed);
     check(
@@ -148,6 +153,7 @@ export class MovingMnist implements DataSource {
    */
   batch(indices: readonly number[]): Uint8Array {
     const stride = this.frames * this.height * this.width;
+    for (const index of list("moving-mnist", "indices", indices)) checkIndex("moving-mnist", index, this.length);
     const out = new Uint8Array(indices.length * stride);
     indices.forEach((index, i) => {
       out.set(this.clip(index).video, i * stride);
@@ -190,12 +196,12 @@ export class MovingMnist implements DataSource {
  */
 export function promptFor(labels: readonly number[], seed: number, draw: number): string {
   const random = new PhiloxRandom(seed, PROMPT_STREAM, draw);
-  return labels
+  return list("moving-mnist", "labels", labels)
     .map((label) => {
       check(
-        label in WORDS,
+        Number.isInteger(label) && label >= 0 && label < WORDS.length,
         "invalid_argument",
-        () => `[moving-mnist] a label must be a whole number from 0 to 9, got ${label}`,
+        () => `[moving-mnist] a label must be a whole number from 0 to 9, got ${show(label)}`,
       );
       return random.int(2) === 0 ? WORDS[label] : String(label);
     })

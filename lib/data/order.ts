@@ -7,6 +7,7 @@
  * and nothing grows with `length`.
  */
 
+import { object, show } from "../arguments.js";
 import { check } from "../errors.js";
 import { checkCount, philox4x32, words } from "./philox.js";
 
@@ -35,20 +36,21 @@ export interface BatchPosition {
  * comes twice, and the union over ranks depends only on `batchSize * worldSize`. A batch may span the end of an epoch.
  * @throws LtxError `invalid_argument`
  */
-export function batchIndices({ seed, step, batchSize, length, rank = 0, worldSize = 1 }: BatchPosition): number[] {
+export function batchIndices(position: BatchPosition): number[] {
+  const { seed, step, batchSize, length, rank = 0, worldSize = 1 } = object("data order", "the position", position);
   checkCount("data order", "seed", seed);
   checkCount("data order", "step", step);
   for (const [name, value] of Object.entries({ batchSize, length, worldSize })) {
     check(
       Number.isSafeInteger(value) && value >= 1,
       "invalid_argument",
-      () => `[data order] ${name} must be a positive whole number, got ${value}`,
+      () => `[data order] ${name} must be a positive whole number, got ${show(value)}`,
     );
   }
   check(
     Number.isInteger(rank) && rank >= 0 && rank < worldSize,
     "invalid_argument",
-    () => `[data order] rank must be from 0 to worldSize - 1 = ${worldSize - 1}, got ${rank}`,
+    () => `[data order] rank must be from 0 to worldSize - 1 = ${worldSize - 1}, got ${show(rank)}`,
   );
   const first = (step * worldSize + rank) * batchSize;
   check(

@@ -3,6 +3,7 @@
  * A draw is a pure function of (key, counter), so data can be made in any order, on any machine, without state.
  */
 
+import { show } from "../arguments.js";
 import { check } from "../errors.js";
 
 const M0 = 0xd2511f53;
@@ -65,7 +66,7 @@ export function checkCount(op: string, name: string, value: number): void {
   check(
     Number.isSafeInteger(value) && value >= 0,
     "invalid_argument",
-    () => `[${op}] ${name} must be a whole number from 0 to 2^53 - 1, got ${value}`,
+    () => `[${op}] ${name} must be a whole number from 0 to 2^53 - 1, got ${show(value)}`,
   );
 }
 

@@ -102,8 +102,9 @@ export function toFloat32(bytes: Uint8Array, dtype: SafetensorsDtype): Float32Ar
     case "I8":
       return new Float32Array(new Int8Array(buffer, byteOffset, count));
     case "U8":
-    case "BOOL":
       return new Float32Array(bytes);
+    case "BOOL":
+      return new Float32Array(bytes.map((byte) => (byte === 0 ? 0 : 1)));
     default:
       return undefined;
   }

@@ -1,5 +1,6 @@
 /** A file that is read piece by piece, at offsets. */
 import { open, stat } from "node:fs/promises";
+import { path as checkPath } from "../arguments.js";
 import { check, LtxError } from "../errors.js";
 
 export interface RandomAccess {
@@ -31,6 +32,7 @@ export async function openRandomAccess(path: string, op: string): Promise<Random
   const fault = (what: string) => (cause: Error) => {
     throw new LtxError("io", `[${op}] cannot ${what} ${path}: ${cause.message}`, { cause });
   };
+  checkPath(op, "the file", path);
   // Asked before opening: opening a pipe would wait for its writer.
   const info = await stat(path).catch(fault("open"));
   check(!info.isDirectory(), "io", () => `[${op}] ${path} is a folder, expected a file: name the file inside it`);

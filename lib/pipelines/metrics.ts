@@ -1,9 +1,12 @@
 /** How near videos are to others. Values are in [0, 1]; arrays are (B, F, H, W, C), channels last. */
+import { integer, list, number, object } from "../arguments.js";
 import { check } from "../errors.js";
 import type { Shape } from "../tensor/index.js";
 
 /** Peak signal-to-noise ratio in dB of videos in [0, 1], over all their pixels; 100 when they are equal. */
 export function psnr(squaredError: number, pixels: number): number {
+  number("psnr", "squaredError", squaredError);
+  integer("psnr", "pixels", pixels, 1);
   return squaredError === 0 ? 100 : -10 * Math.log10(squaredError / pixels);
 }
 
@@ -111,6 +114,8 @@ export function gradientMagnitude(values: ArrayLike<number>, shape: Shape): numb
 }
 
 function checkShape(op: string, shape: Shape, ...arrays: ArrayLike<number>[]): void {
+  list(op, "shape", shape);
+  for (const [i, array] of arrays.entries()) object(op, `video ${i}`, array);
   const size = shape.reduce((n, d) => n * d, 1);
   check(shape.length === 5 && size > 0 && arrays.every(({ length }) => length === size), "shape_mismatch", () => {
     return `[${op}] expects videos (B,F,H,W,C) that are not empty, got ${arrays.map(({ length }) => length)} values for [${shape}]`;

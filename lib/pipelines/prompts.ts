@@ -1,3 +1,4 @@
+import { integer, object } from "../arguments.js";
 import type { DataConfig } from "../config/index.js";
 import { promptFor } from "../data/index.js";
 import { PhiloxRandom } from "../data/philox.js";
@@ -9,10 +10,14 @@ const PROMPT_STREAM = 0x4556414c;
  * A pure function of its arguments.
  */
 export function drawPrompts(
-  { digits, num_classes: classes }: Pick<DataConfig, "digits" | "num_classes">,
+  data: Pick<DataConfig, "digits" | "num_classes">,
   count: number,
   seed: number,
 ): { labels: number[]; prompt: string }[] {
+  const { digits, num_classes: classes } = object("prompts", "data", data);
+  integer("prompts", "digits", digits, 1);
+  integer("prompts", "num_classes", classes, 1, 10);
+  integer("prompts", "count", count, 0);
   const random = new PhiloxRandom(seed, PROMPT_STREAM);
   return Array.from({ length: count }, (_, i) => {
     const labels = Array.from({ length: digits }, () => random.int(classes));

@@ -1,9 +1,11 @@
 import { extname, join } from "node:path";
-import { LtxError } from "../errors.js";
+import { path as checkPath, checkShape, finite, integer, list, object, show, text } from "../arguments.js";
+import { check, LtxError } from "../errors.js";
 import { type AnimationOptions, enlarge, saveAnimation, savePng } from "../formats/images.js";
 import { crop } from "../formats/media/clip.js";
 import { VIDEO_OUTPUTS, writeVideo } from "../formats/media/write-video.js";
 import { tileVideos } from "../formats/tile.js";
+import { sizeOf } from "../tensor/index.js";
 
 export interface SaveOptions extends AnimationOptions {
   /** Clips side by side; about a square unless given. */
@@ -30,7 +32,17 @@ export class Video {
     readonly prompts: readonly string[] = [],
     /** Frames per second, where the model has been told. */
     readonly fps?: number,
-  ) {}
+  ) {
+    for (const [name, value] of Object.entries({ frames, height, width, channels })) integer("video", name, value, 1);
+    const size = frames * height * width * channels;
+    for (const clip of list("video", "clips", clips)) {
+      check(clip instanceof Uint8Array && clip.length === size, "invalid_argument", () => {
+        return `[video] a clip is ${show(clip)}, expected ${size} bytes (${frames}x${height}x${width}x${channels})`;
+      });
+    }
+    for (const prompt of list("video", "prompts", prompts)) text("video", "a prompt", prompt);
+    if (fps !== undefined) finite("video", "fps", fps, Number.MIN_VALUE);
+  }
 
   /** Splits one array (B, F, H, W, C) of values in [0, 1]. */
   static fromFloats(
@@ -39,6 +51,10 @@ export class Video {
     prompts: readonly string[] = [],
     fps?: number,
   ): Video {
+    checkShape("video", shape);
+    check(values instanceof Float32Array && values.length === sizeOf(shape), "shape_mismatch", () => {
+      return `[video] values are ${show(values)}, expected a Float32Array of ${sizeOf(shape)} for [${shape}]`;
+    });
     const [batch, frames, height, width, channels] = shape;
     const size = frames * height * width * channels;
     const clips = Array.from({ length: batch }, (_, i) => {
@@ -57,7 +73,7 @@ export class Video {
    */
   async save(path: string, options: SaveOptions = {}): Promise<void> {
     const { columns = Math.ceil(Math.sqrt(this.clips.length)), labels, scale = 1, crf, signal, ...animation } = options;
-    const type = extname(path).toLowerCase();
+    const type = extname(checkPath("save", "the file", path)).toLowerCase();
     const asVideo = VIDEO_OUTPUTS.includes(type);
     if (!asVideo && !PICTURE_OUTPUTS.includes(type)) {
       const known = [...VIDEO_OUTPUTS, ...PICTURE_OUTPUTS].join(", ");
@@ -81,6 +97,7 @@ export class Video {
 
   /** One of the clips by itself. */
   clip(index: number): Video {
+    integer("video", "index", index, 0, this.clips.length - 1);
     const { frames, height, width, channels, prompts, fps } = this;
     const prompt = prompts.length > 0 ? [prompts[index]] : [];
     return new Video([this.clips[index]], frames, height, width, channels, prompt, fps);
@@ -88,6 +105,11 @@ export class Video {
 
   /** The part of the frames that lies in a box. */
   crop(box: { left: number; top: number; height: number; width: number }): Video {
+    const { left, top, height: tall, width: wide } = object("video", "box", box);
+    integer("video", "box.left", left, 0, this.width - 1);
+    integer("video", "box.top", top, 0, this.height - 1);
+    integer("video", "box.width", wide, 1, this.width - left);
+    integer("video", "box.height", tall, 1, this.height - top);
     const { frames, height, width, channels, prompts, fps } = this;
     const clips = this.clips.map((data) => crop({ data, frames, height, width, channels }, box).data);
     return new Video(clips, frames, box.height, box.width, channels, prompts, fps);
@@ -100,6 +122,8 @@ export class Video {
 
   /** The frames from `from` up to and without `to`, without a copy. */
   range(from: number, to: number): Video {
+    integer("video", "from", from, 0, this.frames - 1);
+    integer("video", "to", to, from + 1, this.frames);
     const { height, width, channels, prompts, fps } = this;
     const size = height * width * channels;
     const clips = this.clips.map((clip) => clip.subarray(from * size, to * size));

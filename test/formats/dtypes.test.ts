@@ -17,6 +17,13 @@ const all = (dtype: Small) => {
   return toFloat32(new Uint8Array(patterns.buffer), dtype) as Float32Array;
 };
 
+describe("toFloat32", () => {
+  it("reads every BOOL that is not zero as 1", () => {
+    expect(toFloat32(Uint8Array.of(0, 1, 6, 255), "BOOL")).toEqual(Float32Array.of(0, 1, 1, 1));
+    expect(toFloat32(Uint8Array.of(0, 1, 6, 255), "U8")).toEqual(Float32Array.of(0, 1, 6, 255));
+  });
+});
+
 describe("fromFloat32", () => {
   it.each<[Small, number, number]>([
     ["F16", 1, 0x3c00],

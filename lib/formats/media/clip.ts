@@ -1,4 +1,5 @@
 /** Frames as numbers: what the models take, and the operations on them that come before. */
+import { object, show } from "../../arguments.js";
 import { check } from "../../errors.js";
 import type { Animation } from "../images.js";
 import { Turns } from "../turns.js";
@@ -31,8 +32,12 @@ export function framesOf<Data extends Uint8Array | Float32Array>(clip: {
 
 /** The first frames of a clip, without a copy. @throws LtxError `invalid_argument` when it has fewer */
 export function firstFrames<Clip extends PixelClip | Animation>(clip: Clip, frames: number): Clip {
-  check(frames >= 1 && frames <= clip.frames, "invalid_argument", () => {
-    return `[media] cannot take ${frames} frames of a clip that has ${clip.frames}`;
+  const { data } = object("media", "clip", clip);
+  check(data instanceof Uint8Array || data instanceof Float32Array, "invalid_argument", () => {
+    return `[media] the clip's data are ${show(data)}, expected a Uint8Array or Float32Array`;
+  });
+  check(Number.isInteger(frames) && frames >= 1 && frames <= clip.frames, "invalid_argument", () => {
+    return `[media] cannot take ${show(frames)} frames of a clip that has ${clip.frames}`;
   });
   return { ...clip, frames, data: clip.data.subarray(0, (clip.data.length / clip.frames) * frames) };
 }

@@ -1,4 +1,5 @@
 /** Images and videos on their way into a model: cut to its proportions, scaled, blurred, compressed, padded. */
+import { choice, object, show } from "../../arguments.js";
 import { check } from "../../errors.js";
 import { type Animation, checkPixels, type Picture } from "../images.js";
 import { Turns } from "../turns.js";
@@ -41,8 +42,12 @@ export async function prepareMedia(
   use: "conditioning" | "source",
   options: ConditioningOptions = {},
 ): Promise<PixelClip> {
+  object("media", "media", media);
+  object("media", "size", size);
+  choice("media", "use", use, { conditioning: 0, source: 1 });
+  object("media", "options", options);
   check(media.channels === 3, "shape_mismatch", () => {
-    return `[media] expected frames in RGB (3 channels), got ${media.channels}`;
+    return `[media] expected frames in RGB (3 channels), got ${show(media.channels)}`;
   });
   checkPixels(media, media.frames);
   const { crf = CONDITIONING_CRF, signal } = options;
@@ -76,7 +81,7 @@ function checkSizes({ height, width, padding }: Parameters<typeof prepareMedia>[
   for (const [name, value] of Object.entries({ height, width, ...padding })) {
     const least = name === "height" || name === "width" ? 1 : 0;
     check(Number.isSafeInteger(value) && value >= least, "invalid_argument", () => {
-      return `[media] ${name} must be a whole number from ${least}, got ${value}`;
+      return `[media] ${name} must be a whole number from ${least}, got ${show(value)}`;
     });
   }
   check(Number.isInteger(crf) && crf >= 0 && crf <= 51, "invalid_argument", () => {

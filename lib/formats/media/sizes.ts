@@ -1,4 +1,5 @@
 /** Which sizes the models can take, and how pictures of other sizes are brought to them. */
+import { integer, object } from "../../arguments.js";
 import type { Box, Padding } from "./clip.js";
 
 export interface PaddedSize {
@@ -11,9 +12,11 @@ export interface PaddedSize {
 
 /** The next size that a model can take: sides up to multiples of `space`, frames up to `time` * k + 1. */
 export function paddedSize(
-  { height, width, frames }: { height: number; width: number; frames: number },
+  size: { height: number; width: number; frames: number },
   { space = 32, time = 8 } = {},
 ): PaddedSize {
+  const { height, width, frames } = object("media", "size", size);
+  for (const [name, value] of Object.entries({ height, width, frames, space, time })) integer("media", name, value, 1);
   const up = (value: number, step: number) => Math.ceil(value / step) * step;
   const [tall, wide] = [up(height, space), up(width, space)];
   const top = Math.floor((tall - height) / 2);
@@ -24,6 +27,8 @@ export function paddedSize(
 
 /** How many frames of a sequence can condition a video: as many as fit behind `start`, cut to `time` * k + 1. */
 export function conditioningFrames(start: number, available: number, frames: number, time = 8): number {
+  for (const [name, value] of Object.entries({ start, available, frames })) integer("media", name, value, 0);
+  integer("media", "time", time, 1);
   const fitting = Math.min(available, frames - start);
   return Math.floor((fitting - 1) / time) * time + 1;
 }

@@ -1,6 +1,8 @@
 /** Videos to files with ffmpeg: H.264 in MP4, MOV and Matroska, VP9 in WebM, or what this ffmpeg has in their place. */
+
 import { open } from "node:fs/promises";
 import { extname } from "node:path";
+import { path as checkPath, object, show, text } from "../../arguments.js";
 import { check } from "../../errors.js";
 import { replaceAtomic } from "../atomic-file.js";
 import { type Animation, checkPixels } from "../images.js";
@@ -42,17 +44,18 @@ export async function videoEncoder(
 }
 
 function checkOptions(path: string, options: WriteVideoOptions): { container: Container; crf: number; fps: number } {
-  const { fps } = options;
+  checkPath("save", "the file", path);
+  const { fps } = object("save", "options", options);
   const container = CONTAINERS.get(extname(path).toLowerCase());
   check(container, "invalid_argument", () => {
     return `[save] cannot tell the format of ${path}; a video needs one of the extensions ${VIDEO_OUTPUTS.join(" ")}`;
   });
   check(Number.isFinite(fps) && fps > 0 && fps <= MAX_FPS, "invalid_argument", () => {
-    return `[save] fps must be above 0 and at most ${MAX_FPS}, got ${fps}`;
+    return `[save] fps must be above 0 and at most ${MAX_FPS}, got ${show(fps)}`;
   });
   const { crf = container.crf } = options;
   check(Number.isInteger(crf) && crf >= 0 && crf <= container.maxCrf, "invalid_argument", () => {
-    return `[save] crf must be a whole number from 0 to ${container.maxCrf}, got ${crf}`;
+    return `[save] crf must be a whole number from 0 to ${container.maxCrf}, got ${show(crf)}`;
   });
   return { container, crf, fps };
 }
@@ -63,8 +66,10 @@ function checkOptions(path: string, options: WriteVideoOptions): { container: Co
  * @throws LtxError `invalid_argument`, `unavailable` without ffmpeg or an encoder, `io`, `aborted`
  */
 export async function writeVideo(path: string, video: Animation, options: WriteVideoOptions): Promise<void> {
-  const { fps, comment, signal } = options;
   const { container } = checkOptions(path, options);
+  const { fps, comment, signal } = options;
+  if (comment !== undefined) text("save", "comment", comment);
+  object("save", "video", video);
   checkPixels(video, video.frames);
   const { args, pixels } = await videoEncoder(path, video, options);
   const colours = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"];

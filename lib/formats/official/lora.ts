@@ -1,6 +1,8 @@
 /** LoRA files: small matrices whose products are added to a transformer's weights. */
+
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { path as checkPath } from "../../arguments.js";
 import { check, LtxError } from "../../errors.js";
 import { isFloat } from "../dtypes.js";
 import { isFile } from "../paths.js";
@@ -48,6 +50,7 @@ const FOLDER_FILES = ["adapter_model.safetensors", "adapter_model.bin", "pytorch
 
 /** The file of a LoRA that is named by its folder; other paths as they are. @throws LtxError `checkpoint` */
 export async function loraFile(path: string): Promise<string> {
+  checkPath("lora", "the file", path);
   const info = await stat(path).catch(() => null);
   if (!info?.isDirectory()) return path;
   for (const name of FOLDER_FILES) if (await isFile(join(path, name))) return join(path, name);

@@ -1,6 +1,8 @@
 /** The official models on disk, in any of the forms in which they are handed on. */
+
 import { readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { path as checkPath } from "../../arguments.js";
 import { check, LtxError } from "../../errors.js";
 import { newerModel, otherModel } from "../known-models.js";
 import { unscaled } from "../scaled-weights.js";
@@ -88,6 +90,7 @@ const WEIGHT_FILES = ["diffusion_pytorch_model.safetensors", "model.safetensors"
  * @throws LtxError `checkpoint` when nothing of the kind is there or a part is missing; `file_format`, `io`
  */
 export async function openOfficial(path: string): Promise<OfficialModels> {
+  checkPath("official", "the model", path);
   const info = await stat(path).catch((cause) => {
     throw new LtxError("checkpoint", `[official] ${path} does not exist`, { cause });
   });

@@ -368,7 +368,7 @@ function* callsOf(
 }
 
 async function prepare(folder: string): Promise<Things> {
-  sharp.cache({ files: 0 }); // which keeps files open, twenty at most
+  sharp.cache(false); // which keeps files open, twenty at most
   const cpu = api.device("cpu");
   const quickstart = api.parseConfig(readFileSync(TINY, "utf8"), TINY) as Things["quickstart"];
   for (const { training } of [quickstart.vae, quickstart.flow]) training.steps = 3;
@@ -410,7 +410,17 @@ async function prepare(folder: string): Promise<Things> {
  * What checks its arguments to the last one: here an error of another class, and a wrong value that is taken, are faults.
  * Of all others only crashes, hangs, memory and broken kernels count; each that is taught to check goes into this list.
  */
-const strict = new Set<string>([]);
+const strict = new Set(
+  (
+    "backends backward batchIndices conditioningFrames device drawPrompts empty firstFrames gradientMagnitude gradients keep " +
+    "loadDigits narrow noGrad openLora openOfficial openTensorFile paddedSize prepareMedia promptFor psnr readSafetensors scope " +
+    "ssim widen withMemoryGroup writeVideo Tensor.from Video.fromFloats new,Video new,MovingMnist device.setMemoryLimit device.step " +
+    "mnist.batch mnist.clip mnist.promptFor tensor.item tensor.read tensor.write video.clip video.crop video.first video.range " +
+    "optim.scheduleFactor new,optim.Adam new,optim.Ema"
+  )
+    .split(" ")
+    .map((name) => name.replace(",", " ")),
+);
 
 export const apiTarget: Target = {
   name: "api",

@@ -34,7 +34,7 @@ type Seeds = Map<string, Buffer>;
 
 /** Each format that is read, still and moving. */
 async function corpus(folder: string): Promise<Seeds> {
-  sharp.cache({ files: 0 }); // which keeps files open, twenty at most
+  sharp.cache(false); // which keeps files open, twenty at most
   const seeds: Seeds = new Map();
   const still = pixels(1, 12, 16);
   const raw = { width: 16, height: 12, channels: 3 as const };
