@@ -34,8 +34,14 @@ export function vaeConfigFromKeys(tensors: Shapes, source: string): Record<strin
     const found = `${patches} channels into the encoder and ${pixels} out of the decoder`;
     throw new LtxError("checkpoint", `[official] ${source}: ${found} are not square patches of three colours`);
   }
-  const encoder = blocksIn(tensors, "encoder.down_blocks", encoderWidth, shape("encoder.conv_out.conv.weight")[1]);
-  const decoder = blocksIn(tensors, "decoder.up_blocks", decoderWidth, lastWidth);
+  const encoder = blocksIn(
+    tensors,
+    source,
+    "encoder.down_blocks",
+    encoderWidth,
+    shape("encoder.conv_out.conv.weight")[1],
+  );
+  const decoder = blocksIn(tensors, source, "decoder.up_blocks", decoderWidth, lastWidth);
   const logvar: Record<number, string> = { [latents]: "none", [latents + 1]: "uniform", [2 * latents]: "per_channel" };
   return {
     _class_name: "CausalVideoAutoencoder",
@@ -73,9 +79,18 @@ interface Found {
   outputs: number;
 }
 
-function blocksIn(tensors: Shapes, prefix: string, first: number, last: number): Found[] {
+function blocksIn(tensors: Shapes, source: string, prefix: string, first: number, last: number): Found[] {
   const names = [...tensors.keys()].filter((key) => key.startsWith(`${prefix}.`));
-  const count = 1 + Math.max(-1, ...names.map((key) => Number(key.slice(prefix.length + 1).split(".")[0])));
+  const numbers = new Set(names.map((key) => key.slice(prefix.length + 1).split(".")[0]));
+  const count = numbers.size;
+  const gap = Array.from({ length: count }, (_, i) => i).find((i) => !numbers.has(String(i)));
+  if (gap !== undefined) {
+    const found = [...numbers].slice(0, 5).join(", ");
+    throw new LtxError(
+      "checkpoint",
+      `[official] ${source}: ${prefix} lacks block ${gap} of ${count} (it has ${found})`,
+    );
+  }
   const of = (i: number, key: string) => tensors.get(`${prefix}.${i}.${key}`)?.shape;
   // What a block takes shows in each kind's first convolution.
   const inputsOf = (i: number) =>
