@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 // The tests on an addon and CPU backends built with sanitizers. oneDNN, OpenMP and Node are not instrumented.
 //   address: AddressSanitizer and UBSan, for both instruction sets
-//   thread: ThreadSanitizer, for what the threads of the runtime share; kernels on one thread, as its reports about
-//     OpenMP's would mean nothing
+//   thread: ThreadSanitizer on the addon, for what the threads of the runtime share; the backends are the plain build's,
+//     with kernels on one thread, as its reports about OpenMP's would mean nothing
 // Usage: sanitize.mjs [--parts LIST] [vitest arguments]
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -16,6 +16,7 @@ const PARTS = {
     flags: "-fsanitize=address,undefined -fno-sanitize=vptr",
     preload: ["libasan.so", "libubsan.so"],
     isas: ["avx512", "avx2"],
+    backends: true,
     env: {},
     tests: ["tensor", "ops", "optim", "models", "formats", "pipelines", "training", "golden"].map((x) => `test/${x}`),
   },
@@ -23,7 +24,12 @@ const PARTS = {
     flags: "-fsanitize=thread",
     preload: ["libtsan.so"],
     isas: ["avx512"],
-    env: { OMP_NUM_THREADS: "1" },
+    // Backends run on one thread at a time: those of the plain build will do.
+    backends: false,
+    env: {
+      OMP_NUM_THREADS: "1",
+      LTX_BACKEND_PATH: `${join(root, "build", "emulator")}:${join(root, "build", "Release")}`,
+    },
     tests: ["test/tensor", "test/formats/load-weights.test.ts", "test/pipelines/workers.test.ts"],
   },
 };
@@ -36,14 +42,14 @@ const runtime = (name) => execFileSync("gcc", [`-print-file-name=${name}`], { en
 
 /** Whether the part's tests pass and no sanitizer has anything to say. */
 function passes(part, chosen) {
-  const { flags, preload, isas, env, tests } = PARTS[part];
+  const { flags, preload, isas, backends, env, tests } = PARTS[part];
   // node-gyp-build looks for build/Release below the folder that LTX_NATIVE_PREBUILD names.
   const home = join(root, "build", `sanitize-${part}`);
   const build = join(home, "build");
   const logs = join(home, "logs");
   const common = "-fno-omit-frame-pointer -g1 -DBUILDING_NODE_EXTENSION";
   const options = ["-DLTX_CUDA=OFF", `-DCMAKE_CXX_FLAGS=${flags} ${common}`];
-  const targets = ["ltx_native", ...isas.map((isa) => `ltx_cpu_${isa}`)];
+  const targets = ["ltx_native", ...(backends ? isas.map((isa) => `ltx_cpu_${isa}`) : [])];
   if (run("cmake", ["-G", "Ninja", "-S", root, "-B", build, ...options])) return false;
   if (run("cmake", ["--build", build, "--target", ...targets])) return false;
   let passed = true;
