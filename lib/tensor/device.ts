@@ -6,7 +6,10 @@ import { BYTE_SIZES, parseBytes } from "./byte-size.js";
 
 export type { StepReport } from "../native.js";
 
-/** A device that tensors live on: an ordered stream of work and the memory behind it. */
+/**
+ * A device that tensors live on: an ordered stream of work and the memory behind it. Calls queue their work and return.
+ * The queue holds 8,192 calls: only who queues more than that without an await waits in a call, until there is room.
+ */
 export class Device {
   /** Whether {@link step} may replay; LTX_STEP_GRAPHS=0 in the environment switches it off. */
   stepGraphs = process.env.LTX_STEP_GRAPHS !== "0";
