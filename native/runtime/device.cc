@@ -101,7 +101,8 @@ std::set<Device*>& devices() {
 
 // lib/native.ts stops the devices when Node emits `exit`. This is for exits that pass that by: exit() runs handlers and
 // static destructors in the reverse order of their making, so a handler has to be younger than all statics of the
-// libraries that kernels use (oneDNN keeps its code in some), and those are made at first calls.
+// libraries that kernels use (oneDNN keeps its code in some), and those are made at first calls. One that is under way
+// has no handler yet.
 void stop_at_exit() {
   static const pid_t process = getpid();
   std::atexit([] {

@@ -29,7 +29,6 @@ export const WAYS: readonly Way[] = [
     body: "process.on('exit', () => work()); process.exit(7);",
     code: 7,
   },
-  { name: "process.reallyExit, which no listener hears of", body: "process.reallyExit(6);", code: 6 },
   {
     name: "an exception that nobody catches",
     body: "setTimeout(() => { throw new Error('planted'); });",
@@ -151,12 +150,14 @@ export function end(way: Way, library: Compiled, env: NodeJS.ProcessEnv = {}): P
   child.stderr.on("data", (data) => {
     stderr += data;
   });
-  child.stdout.on("data", () => {
+  child.stdout.once("data", () => {
     if (way.meanwhile === "closes stdout") child.stdout.destroy();
     if (way.meanwhile === "SIGTERM") child.kill("SIGTERM");
     if (way.meanwhile === "SIGINT twice") {
+      // Again until it has gone: two that are on their way at once count as one.
       child.kill("SIGINT");
-      setTimeout(() => child.kill("SIGINT"), 20);
+      const again = setInterval(() => child.kill("SIGINT"), 20);
+      child.once("exit", () => clearInterval(again));
     }
   });
   return new Promise((resolve) => child.on("close", (code, signal) => resolve({ code, signal, stderr })));
