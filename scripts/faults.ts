@@ -6,10 +6,12 @@ import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { fileKinds } from "./faults/files.js";
+import { processKinds } from "./faults/processes.js";
 import { type FaultKind, randomOf } from "./faults/runner.js";
 import { trainerKinds } from "./faults/trainers.js";
 
-const kinds: readonly FaultKind[] = [...trainerKinds];
+const kinds: readonly FaultKind[] = [...trainerKinds, ...fileKinds, ...processKinds];
 
 const usage = `Usage: npm run faults -- [--kind LIST] [--count N] [--seed S]
   --kind LIST   of the names below; all of them without it

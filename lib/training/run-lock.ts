@@ -75,7 +75,6 @@ export class RunLock {
 
   private constructor(
     private readonly path: string,
-    private readonly token: string,
     private readonly file: FileHandle,
     private readonly text: string,
   ) {
@@ -99,8 +98,8 @@ export class RunLock {
         const made = await place(temporary, path, text, file);
         if (made) {
           file = made;
-          await unlink(temporary);
-          return new RunLock(path, own.token, file, text);
+          await unlink(temporary).catch(() => {}); // removed when the run is next opened
+          return new RunLock(path, file, text);
         }
         await refuseIfUsed(folder, file);
         if (!(await removeAbandoned(folder, file))) await setTimeout(RETRY_AFTER);
@@ -126,8 +125,12 @@ export class RunLock {
 
   async release(): Promise<void> {
     clearInterval(this.timer);
+    // Told by the file itself, so that nothing need be read; never that of another process.
+    const [own, there] = await Promise.all([this.file.stat().catch(() => null), stat(this.path).catch(() => null)]);
     await this.file.close().catch(() => {});
-    if (parseHolder(await textOf(this.path))?.token === this.token) await unlink(this.path).catch(() => {});
+    if (own && there && own.ino === there.ino && own.dev === there.dev) {
+      await unlink(this.path).catch(() => unlink(this.path).catch(() => {}));
+    }
   }
 }
 
