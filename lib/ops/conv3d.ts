@@ -76,6 +76,9 @@ export function conv3d(
   check(shape.every((d) => d >= 0) && (x.size === 0 || shape.slice(1).every((d) => d > 0)), "shape_mismatch", () => {
     return `[conv3d] kernel [${w.shape.slice(1, 4)}] is larger than the padded input [${x.shape}]`;
   });
+  check(!options.replicate || x.shape[1] > 0 || shape[0] * shape[1] === 0, "shape_mismatch", () => {
+    return `[conv3d] input [${x.shape}] has no frame to repeat`;
+  });
   check(!residual || residual.shape.join() === shape.join(), "shape_mismatch", () => {
     return `[conv3d] residual expects [${shape}], got [${residual?.shape}]`;
   });

@@ -23,6 +23,9 @@ function sameSize(op: string, a: Tensor, b: Tensor): void {
   check(a.size === b.size, "shape_mismatch", () => `[${op}] operands differ in shape: [${a.shape}] and [${b.shape}]`);
 }
 
+/** What flows to an operand that had another shape than the result. */
+const shaped = (grad: Tensor, shape: Shape): Tensor => (grad.shape.join() === shape.join() ? grad : alias(grad, shape));
+
 /** A tensor of zeros. */
 export function zeros(shape: Shape, options: Parameters<typeof empty>[1] = {}): Tensor {
   return full(shape, 0, options);
@@ -87,7 +90,7 @@ export function axpby(alpha: number, a: Tensor, beta: number, b: Tensor): Tensor
   launch("axpby", [a, b, y], [alpha, beta]);
   return record("add", y, [a, b], [], (grad) => [
     alpha === 1 ? grad : affine(grad, alpha),
-    beta === 1 && b.dtype === grad.dtype ? grad : affine(grad, beta, 0, b.dtype),
+    shaped(beta === 1 && b.dtype === grad.dtype ? grad : affine(grad, beta, 0, b.dtype), b.shape),
   ]);
 }
 
@@ -197,6 +200,6 @@ export function mixRows(a: Tensor, b: Tensor | null, sa: Tensor | null, sb: Tens
   };
   return record("mix_rows", y, [a, b], [sa, sb], (grad, needs) => [
     needs[0] ? scaled(grad, sa, a.dtype) : null,
-    b && needs[1] ? scaled(grad, sb, b.dtype) : null,
+    b && needs[1] ? shaped(scaled(grad, sb, b.dtype), b.shape) : null,
   ]);
 }

@@ -194,7 +194,7 @@ export function backward(root: Tensor, gradient?: Tensor): void {
   checkRoot("backward", root, gradient);
   const run = () =>
     scope(() => {
-      const seed = gradient ?? ones(root);
+      const seed = gradient ? alias(gradient, root.shape) : ones(root);
       if (!root.gradFn) return deposit(root, seed, true);
       const sums = new Map<Target, Pending>([[root.gradFn, accumulate(undefined, seed, false)]]);
       walk(reachable(root.gradFn), { sums, wants: () => true, keeps: () => false, leaf: deposit, free: true });
@@ -222,7 +222,7 @@ export function gradients(root: Tensor, inputs: readonly Tensor[], options: { gr
   }
   const run = () =>
     scope(() => {
-      const seed = { tensor: gradient ?? ones(root), exclusive: false };
+      const seed = { tensor: gradient ? alias(gradient, root.shape) : ones(root), exclusive: false };
       return propagate(root.gradFn ?? root, seed, inputs).map((grad, i) => {
         if (grad) return grad;
         const zeros = empty(inputs[i].shape, { dtype: inputs[i].dtype, device: inputs[i].device });

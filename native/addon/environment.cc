@@ -1,5 +1,6 @@
 #include "environment.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <future>
@@ -8,6 +9,7 @@
 #include <new>
 #include <utility>
 
+#include "rules.h"
 #include "settlement.h"
 
 namespace ltx {
@@ -296,6 +298,16 @@ void Environment::run(int op, const int32_t* operands, int tensor_count, const d
     task.health[i] = record.storage->health();
   }
   if (!target) return;
+  if (const std::string reason = mismatch(op, task.tensors, values); !reason.empty()) {
+    throw coded(env_, "shape_mismatch", "[" + std::string(op_name(op)) + "] " + reason);
+  }
+  // An op that writes nothing has nothing to do, however long its other dimensions are.
+  bool writes = false;
+  for (int i = task.first_output; i < task.end_output; ++i) {
+    const LtxTensor& output = task.tensors[i];
+    writes |= output.dims >= 0 && std::find(output.shape, output.shape + output.dims, 0) == output.shape + output.dims;
+  }
+  if (!writes) return;
   task.scalars.assign(values, values + scalar_count);
   target->enqueue(std::move(task));
 }

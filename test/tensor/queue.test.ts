@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { affine, full } from "../../lib/ops/index.js";
-import { device, launch, scope } from "../../lib/tensor/index.js";
+import { affine, full, gatherRows } from "../../lib/ops/index.js";
+import { device, launch, scope, Tensor } from "../../lib/tensor/index.js";
 import { type Compiled, compileLibrary } from "../support/compiled.js";
 import { expectError, liveBytes, some } from "../support/gradcheck.js";
 
@@ -31,13 +31,14 @@ describe("the queue", () => {
 });
 
 describe("a kernel's failure", () => {
-  /** A dtype that the op's own checks would refuse. */
+  /** An index that only the kernel sees. */
   const provoke = () => {
-    const x = some([1, 1, 2], "i32");
-    const angles = full([1, 2], 0);
-    launch("rope", [x, angles, angles, x], [0]);
-    angles.dispose();
-    return x;
+    const table = full([2, 1], 0);
+    const index = Tensor.from(Int32Array.of(7), [1]);
+    const rows = gatherRows(table, index);
+    table.dispose();
+    index.dispose();
+    return rows;
   };
 
   it("surfaces where its result is read, with the op's name, and work goes on", async () => {
@@ -46,7 +47,7 @@ describe("a kernel's failure", () => {
     await expect(x.read()).rejects.toMatchObject({
       name: "LtxError",
       code: "native",
-      message: expect.stringMatching(/^\[rope\] expected f32 or bf16, got dtype 2/),
+      message: expect.stringMatching(/^\[gather_rows\] index 7 /),
     });
     x.dispose();
     const z = scope(() => affine(full([1], 20), 2, 2));
@@ -59,7 +60,7 @@ describe("a kernel's failure", () => {
     provoke().dispose();
     await expect(device().synchronize()).rejects.toMatchObject({
       code: "native",
-      message: expect.stringMatching(/\[rope\]/),
+      message: expect.stringMatching(/\[gather_rows\]/),
     });
     await expect(device().synchronize()).resolves.toBeUndefined();
   });
