@@ -2,7 +2,7 @@
  * The typed face of the addon: the only file that loads it. Arguments are checked above (lib/tensor, lib/ops); here a
  * tensor is its number.
  */
-import { readdirSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { isMainThread } from "node:worker_threads";
 import { type ErrorCode, LtxError } from "./errors.js";
@@ -91,30 +91,47 @@ interface Addon {
 /** The folder of package.json: one above lib/ and dist/. */
 export const packageRoot = join(__dirname, "..");
 
-function loadAddon(): { addon: Addon; folder: string } {
+/** The numbers of a call stand here, so that passing them takes no call each. */
+const ids = new Int32Array(65536);
+const scalars = new Float64Array(256);
+
+interface Loaded {
+  addon: Addon;
+  folder: string;
+  opIndex: ReadonlyMap<string, number>;
+}
+let loaded: Loaded | undefined;
+
+/** Loaded when it is first used: errors, configurations and the like can be had on any machine. */
+function native(): Loaded {
+  loaded ??= load();
+  return loaded;
+}
+
+function load(): Loaded {
   try {
-    const load = require("node-gyp-build") as ((root: string) => Addon) & { path(root: string): string };
-    return { folder: dirname(load.path(packageRoot)), addon: load(packageRoot) };
+    const find = require("node-gyp-build") as ((root: string) => Addon) & { path(root: string): string };
+    const folder = dirname(find.path(packageRoot));
+    const addon = find(packageRoot);
+    // `process.exit` and errors that nobody caught tear down what kernels use without an end of this environment.
+    if (isMainThread) process.prependListener("exit", () => addon.stop());
+    addon.bind(ids, scalars);
+    return { addon, folder, opIndex: new Map(addon.ops().map(([name], index) => [name, index])) };
   } catch (cause) {
-    throw new LtxError(
-      "unavailable",
-      `the native addon could not be loaded: ${(cause as Error).message.split("\n")[0]}\n` +
-        "In a checkout run ./setup.sh; prebuilt binaries exist for Linux x64 with glibc 2.34 or newer.",
-      { cause },
-    );
+    const reason = (cause as Error).message.split("\n")[0];
+    throw new LtxError("unavailable", `the native addon could not be loaded: ${reason}\n${remedy()}`, { cause });
   }
 }
 
-const { addon, folder } = loadAddon();
-
-// `process.exit` and errors that nobody caught tear down what kernels use without an end of this environment.
-if (isMainThread) process.prependListener("exit", () => addon.stop());
-
-const ids = new Int32Array(65536);
-const scalars = new Float64Array(256);
-addon.bind(ids, scalars);
-
-const opIndex = new Map(addon.ops().map(([name], index) => [name, index]));
+function remedy(): string {
+  if (existsSync(join(packageRoot, "binding.gyp"))) {
+    return "In a checkout run ./setup.sh; prebuilt binaries exist for Linux x64 with glibc 2.34 or newer.";
+  }
+  return (
+    "This code is no longer in its package, so it was probably bundled: leave ltx-native out of the bundle " +
+    '(esbuild: --external:ltx-native; Next.js: serverExternalPackages: ["ltx-native"]).'
+  );
+}
 
 /** Addon errors carry a code; anything else is `native`. */
 function translate<T>(call: () => T): T {
@@ -126,6 +143,7 @@ function translate<T>(call: () => T): T {
 }
 
 function wrap(error: unknown): LtxError {
+  if (error instanceof LtxError) return error; // the addon could not be loaded
   const { code, message } = error as { code?: string; message: string };
   const known: ErrorCode[] = [
     "out_of_memory",
@@ -144,12 +162,12 @@ function wrap(error: unknown): LtxError {
  */
 export function openLibrary(path: string, index: number, settings: DeviceSettings): number {
   const { limit, limitedBy, threads, passive } = settings;
-  return translate(() => addon.open(path, index, limit ?? -1, limitedBy, threads ?? 0, passive));
+  return translate(() => native().addon.open(path, index, limit ?? -1, limitedBy, threads ?? 0, passive));
 }
 
 /** Where backend libraries are looked for: where LTX_BACKEND_PATH (colon-separated) says, then beside the addon. */
 export function backendFolders(): string[] {
-  return [...(process.env.LTX_BACKEND_PATH ?? "").split(":").filter((path) => path !== ""), folder];
+  return [...(process.env.LTX_BACKEND_PATH ?? "").split(":").filter((path) => path !== ""), native().folder];
 }
 
 /** The backend libraries `libltx_<name>.so`; the first folder that has a name counts. */
@@ -166,27 +184,27 @@ export function backendLibraries(): { name: string; path: string }[] {
 
 export function empty(device: number, dtype: DType, group: MemoryGroup, shape: readonly number[]): number {
   for (let i = 0; i < shape.length; i++) scalars[i] = shape[i];
-  return translate(() => addon.empty(device, dtypeIndex[dtype], memoryGroupIndex[group], shape.length));
+  return translate(() => native().addon.empty(device, dtypeIndex[dtype], memoryGroupIndex[group], shape.length));
 }
 
 export function view(id: number, shape: readonly number[], offset: number): number {
   for (let i = 0; i < shape.length; i++) scalars[i] = shape[i];
-  return translate(() => addon.view(id, shape.length, offset));
+  return translate(() => native().addon.view(id, shape.length, offset));
 }
 
 /** Queues a kernel. 0 stands for an operand that is left out. */
 export function run(op: string, tensors: readonly number[], values: readonly number[]): void {
-  const index = opIndex.get(op);
+  const index = native().opIndex.get(op);
   if (index === undefined) throw new LtxError("native", `no op named ${op}`);
   if (tensors.length > ids.length) throw new LtxError("native", `[${op}] more than ${ids.length} operands`);
   for (let i = 0; i < tensors.length; i++) ids[i] = tensors[i];
   for (let i = 0; i < values.length; i++) scalars[i] = values[i];
-  translate(() => addon.run(index, tensors.length, values.length));
+  translate(() => native().addon.run(index, tensors.length, values.length));
 }
 
 export async function read(id: number): Promise<ArrayBuffer> {
   try {
-    return await addon.read(id);
+    return await native().addon.read(id);
   } catch (error) {
     throw wrap(error);
   }
@@ -195,7 +213,7 @@ export async function read(id: number): Promise<ArrayBuffer> {
 /** Resolves when it has been made. */
 export async function ready(id: number): Promise<void> {
   try {
-    await addon.ready(id);
+    await native().addon.ready(id);
   } catch (error) {
     throw wrap(error);
   }
@@ -203,7 +221,7 @@ export async function ready(id: number): Promise<void> {
 
 export async function synchronize(device: number): Promise<void> {
   try {
-    await addon.synchronize(device);
+    await native().addon.synchronize(device);
   } catch (error) {
     throw wrap(error);
   }
@@ -211,6 +229,7 @@ export async function synchronize(device: number): Promise<void> {
 
 /** Maps an open file for reading; `path` stands in messages. Null where that can't be done, as on some network file systems. */
 export function mapFile(path: string, descriptor: number): number | null {
+  const { addon } = native();
   try {
     return addon.mapFile(path, descriptor);
   } catch {
@@ -218,7 +237,7 @@ export function mapFile(path: string, descriptor: number): number | null {
   }
 }
 
-export const unmapFile = (file: number): void => translate(() => addon.unmapFile(file));
+export const unmapFile = (file: number): void => translate(() => native().addon.unmapFile(file));
 
 /**
  * Queues the conversion of a tensor in a mapped file to the dtype of one on a device. `type` is an index into
@@ -231,20 +250,23 @@ export function loadMapped(
   type: number,
   [outer, a, b]: readonly [number, number, number],
 ): void {
-  translate(() => addon.load(id, file, offset, type, outer, a, b));
+  translate(() => native().addon.load(id, file, offset, type, outer, a, b));
 }
 
-export const upload = (id: number, data: NodeJS.TypedArray): void => translate(() => addon.upload(id, data));
-export const release = (id: number): void => translate(() => addon.release(id));
-export const markParameter = (id: number): void => translate(() => addon.markParameter(id));
+export const upload = (id: number, data: NodeJS.TypedArray): void => translate(() => native().addon.upload(id, data));
+export const release = (id: number): void => translate(() => native().addon.release(id));
+export const markParameter = (id: number): void => translate(() => native().addon.markParameter(id));
 /** Whether the device can record; only then the step is to be ended. */
-export const beginStep = (device: number): boolean => addon.beginStep(device);
-export const endStep = (device: number): void => addon.endStep(device);
-export const stepReport = (device: number): StepReport => addon.stepReport(device);
-export const memory = (device: number): MemoryStats => addon.memory(device);
-export const resetPeak = (device: number): void => addon.resetPeak(device);
-export const setLimit = (device: number, bytes: number): void => translate(() => addon.setLimit(device, bytes));
-export const describe = (device: number): Record<string, string | number> => JSON.parse(addon.describe(device));
-export const profiling = (device: number, on: boolean): void => addon.profiling(device, on);
-export const profile = (device: number): [op: string, seconds: number, calls: number][] => addon.profile(device);
-export const ops = (): [name: string, operands: string, scalars: string][] => addon.ops();
+export const beginStep = (device: number): boolean => native().addon.beginStep(device);
+export const endStep = (device: number): void => native().addon.endStep(device);
+export const stepReport = (device: number): StepReport => native().addon.stepReport(device);
+export const memory = (device: number): MemoryStats => native().addon.memory(device);
+export const resetPeak = (device: number): void => native().addon.resetPeak(device);
+export const setLimit = (device: number, bytes: number): void =>
+  translate(() => native().addon.setLimit(device, bytes));
+export const describe = (device: number): Record<string, string | number> =>
+  JSON.parse(native().addon.describe(device));
+export const profiling = (device: number, on: boolean): void => native().addon.profiling(device, on);
+export const profile = (device: number): [op: string, seconds: number, calls: number][] =>
+  native().addon.profile(device);
+export const ops = (): [name: string, operands: string, scalars: string][] => native().addon.ops();
