@@ -65,10 +65,10 @@ export const innerDim = (config: Pick<TransformerConfig, "num_attention_heads" |
   config.num_attention_heads * config.attention_head_dim;
 
 // Width of the encoder output of the released T5 v1.1 sizes.
-const T5_WIDTHS: Record<string, number> = { small: 512, base: 768, large: 1024, xl: 2048, xxl: 4096 };
+const T5_WIDTHS = new Map(Object.entries({ small: 512, base: 768, large: 1024, xl: 2048, xxl: 4096 }));
 
 /** The width of a text encoder's output, or undefined for a T5 that is not one of the released sizes. */
 export function textWidth(text: TextEncoderConfig): number | undefined {
   if (text.kind === "byte") return text.width;
-  return T5_WIDTHS[/^(?:google|DeepFloyd|PixArt-alpha)\/.*t5-v1_1-(\w+)$/.exec(text.version)?.[1] ?? ""];
+  return T5_WIDTHS.get(/^(?:google|DeepFloyd|PixArt-alpha)\/.*t5-v1_1-(\w+)$/.exec(text.version)?.[1] ?? "");
 }
