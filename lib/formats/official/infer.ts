@@ -36,8 +36,13 @@ export function inferTransformerConfig(
   const [, contextDim] = shapeOf("transformer_blocks.0.attn2.to_k.weight");
   const [outChannels] = shapeOf("proj_out.weight");
   const [rows] = shapeOf("transformer_blocks.0.scale_shift_table");
-  const blocks = [...tensors.keys()].map((name) => Number(/^transformer_blocks\.(\d+)\./.exec(name)?.[1] ?? -1));
-  const layers = Math.max(...blocks) + 1;
+  const blocks = new Set([...tensors.keys()].flatMap((name) => /^transformer_blocks\.(\d+)\./.exec(name)?.[1] ?? []));
+  const layers = blocks.size;
+  const gap = Array.from({ length: layers }, (_, i) => i).find((i) => !blocks.has(String(i)));
+  check(gap === undefined, "checkpoint", () => {
+    const found = [...blocks].slice(0, 5).join(", ");
+    return `[official] ${path} has ${layers} transformer blocks, but none of number ${gap} (it has ${found}): is the file whole?`;
+  });
   check(dim % HEADS === 0, "checkpoint", () => {
     return `[official] ${path} says nothing of its transformer, whose width ${dim} is none of a release: a config is needed in the file's metadata`;
   });
