@@ -17,8 +17,8 @@ namespace ltx {
 namespace {
 
 const std::map<std::string, int64_t> kConstants = {
-    {"UNARY", kReciprocal + 1}, {"NORM", kNormGroup + 1},        {"REDUCE", kSumSquares + 1},
-    {"LOSS", kL2 + 1},          {"ORDER", kTimeWidthHeight + 1},
+    {"UNARY", kGelu + 1}, {"NORM", kNormGroup + 1},        {"REDUCE", kSumSquares + 1},
+    {"LOSS", kL2 + 1},    {"ORDER", kTimeWidthHeight + 1},
 };
 constexpr int kSamples = 0, kRank = 1;  // the numbers of S and RANK
 
