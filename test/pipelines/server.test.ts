@@ -1,6 +1,7 @@
 /** examples/server.js as a process of its own, with the package as it is published. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { copyFileSync, mkdirSync } from "node:fs";
+import { request } from "node:http";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import sharp from "sharp";
@@ -76,9 +77,66 @@ describe("the server", () => {
     expect(await live()).toBe(before);
   });
 
-  it("ends when it is told to", async () => {
+  it("bounds what is asked for, and knows its paths", async () => {
+    const status = async (options: Record<string, string>) => {
+      const response = await ask({ ...small, ...options });
+      return [response.status, await response.text()];
+    };
+    expect(await status({ height: "32768", width: "32768" })).toEqual([400, "height 32768: at most 1920 here\n"]);
+    expect(await status({ width: "NaN" })).toEqual([400, "width NaN: at most 1920 here\n"]);
+    expect((await status({ height: "1024", width: "1024", num_frames: "257" }))[1]).toContain(
+      "height x width x num_fr",
+    );
+    expect((await status({ timesteps: Array(100).fill(1).join(",") }))[1]).toBe("steps 100: at most 60 here\n");
+    expect((await status({ prompt: "x".repeat(6000) }))[0]).toBe(400);
+    const raw = (path: string, method = "GET") =>
+      new Promise<number | undefined>((resolve, reject) => {
+        const { hostname, port } = new URL(url);
+        const sent = request({ hostname, port, path, method }, (response) => {
+          response.resume();
+          resolve(response.statusCode);
+        });
+        sent.on("error", reject).end();
+      });
+    expect(await raw("//")).toBe(400);
+    expect(await raw("/favicon.ico")).toBe(404);
+    expect(await raw("/", "POST")).toBe(405);
+    expect(complaints).toBe("");
+  });
+
+  it("lets some wait, and tells the others to come back", async () => {
+    const before = await live();
+    const stop = new AbortController();
+    const many = Array.from({ length: 24 }, () =>
+      ask({ height: "256", width: "256", num_frames: "49" }, stop.signal).then(
+        ({ status, headers }) => [status, headers.get("retry-after")],
+        () => ["left", null],
+      ),
+    );
+    // Two are drawn and sixteen wait: six are refused at once.
+    let refused = 0;
+    await new Promise<void>((resolve) => {
+      for (const one of many) {
+        one.then(([status, after]) => {
+          if (status === 503 && after === "10" && ++refused === 6) resolve();
+        });
+      }
+    });
+    stop.abort();
+    const ends = (await Promise.all(many)).map(([status]) => status);
+    expect(ends.filter((status) => status === 503)).toHaveLength(6);
+    expect(ends.every((status) => status === 503 || status === "left" || status === 200)).toBe(true);
+    await settled(before);
+    expect((await ask(small)).status).toBe(200);
+  });
+
+  it("ends when it is told to, after what it draws", async () => {
     const ended = new Promise((resolve) => server.once("exit", resolve));
+    const last = ask(small);
+    await new Promise((resolve) => setTimeout(resolve, 100));
     server.kill("SIGTERM");
+    expect((await last).status).toBe(200);
     expect(await ended).toBe(0);
+    expect(complaints).toBe("");
   });
 });
