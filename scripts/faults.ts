@@ -7,11 +7,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { fileKinds } from "./faults/files.js";
+import { pipelineKinds } from "./faults/pipelines.js";
 import { processKinds } from "./faults/processes.js";
 import { type FaultKind, randomOf } from "./faults/runner.js";
 import { trainerKinds } from "./faults/trainers.js";
 
-const kinds: readonly FaultKind[] = [...trainerKinds, ...fileKinds, ...processKinds];
+const kinds: readonly FaultKind[] = [...trainerKinds, ...fileKinds, ...processKinds, ...pipelineKinds];
 
 const usage = `Usage: npm run faults -- [--kind LIST] [--count N] [--seed S]
   --kind LIST   of the names below; all of them without it
