@@ -30,7 +30,8 @@ export async function replaceAtomic(path: string, make: (temporary: string) => P
   try {
     await make(temporary);
     await rename(temporary, path);
-    await syncFolder(folder);
+    // The file is there and whole. Where its folder can't be synced, a loss of power may bring back what was before.
+    await syncFolder(folder).catch(() => {});
   } catch (cause) {
     await unlink(temporary).catch(() => {});
     if (cause instanceof LtxError) throw cause;

@@ -1,9 +1,8 @@
 /** The smallest official release there is: the fixtures' random checkpoint and upscaler, and a T5 of their width. */
 import { join } from "node:path";
-import { root } from "./folder.js";
 import { writeTinyT5 } from "./tiny-t5.js";
 
-const models = join(root, "test", "golden", "fixtures", "checkpoints", "tiny-0.9.5");
+const models = join(__dirname, "..", "golden", "fixtures", "checkpoints", "tiny-0.9.5");
 
 /** Latents of 8 channels, 32 pixels and 8 frames a position; distilled for a few times only. */
 export const tinyCheckpoint = join(models, "ltxv-tiny-0.9.5-bfloat16.safetensors");
