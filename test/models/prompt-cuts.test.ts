@@ -28,7 +28,7 @@ describe("the byte encoder", () => {
 
   it("is told once for each prompt that loses something", () => {
     expect(cutNotices(encoder, ["three", "three and seven", "three and seven"])).toEqual([
-      'the model reads 16 tokens of a prompt: of "three and seven" it does not see the end, 1 characters from "n" on',
+      'the model reads 16 tokens of a prompt: of "three and seven" it does not see the end, 1 character from "n" on',
     ]);
   });
 });

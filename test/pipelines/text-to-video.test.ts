@@ -3,7 +3,6 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { beforeAll, describe, expect, it } from "vitest";
 import {
-  Device,
   device,
   MovingMnist,
   reconstructHeldOut,
@@ -96,13 +95,13 @@ describe("the library, as the guide shows it", () => {
     await expect(pipeline.generate(options)).rejects.toThrow("planted");
     Tensor.prototype.read = read;
     expect(await live()).toBe(before);
-    const { synchronize } = Device.prototype;
+    const { ready } = Tensor.prototype;
     let waits = 0;
-    Device.prototype.synchronize = function () {
-      return ++waits === 2 ? Promise.reject(new Error("planted")) : synchronize.call(this);
+    Tensor.prototype.ready = function () {
+      return ++waits === 2 ? Promise.reject(new Error("planted")) : ready.call(this);
     };
     await expect(pipeline.generate(options)).rejects.toThrow("planted");
-    Device.prototype.synchronize = synchronize;
+    Tensor.prototype.ready = ready;
     expect(waits).toBe(2);
     expect(await live()).toBe(before);
     expect(bytes(await pipeline.generate(options))).toEqual(expected);

@@ -61,7 +61,7 @@ export function cutNotices(encoder: TextEncoder, prompts: readonly string[]): st
     const shown = (text: string) => JSON.stringify(text.length > SHOWN ? `${text.slice(0, SHOWN)}…` : text);
     notices.push(
       `the model reads ${encoder.maxLength} tokens of a prompt: of ${shown(prompt)} it does not see the end, ` +
-        `${cut.length} characters from ${shown(cut)} on`,
+        `${cut.length} ${cut.length === 1 ? "character" : "characters"} from ${shown(cut)} on`,
     );
   }
   return notices;
