@@ -21,7 +21,7 @@ beforeAll(async () => {
   multiScale = writeYaml(folder, "multi.yaml", stringify(tinyMultiScale(textEncoder)));
   const pixels = Uint8Array.from({ length: 20 * 40 * 50 * 3 }, (_, i) => (i * 31) % 251);
   image = join(folder, "image.png");
-  await new Video([pixels], 1, 40, 50, 3).save(image);
+  await new Video([pixels.slice(0, 40 * 50 * 3)], 1, 40, 50, 3).save(image);
   clip = join(folder, "clip.webp");
   await new Video([pixels], 20, 40, 50, 3).save(clip, { quality: 100 });
 });
