@@ -250,7 +250,11 @@ describe("run folders", () => {
   it("a file in place of a folder", async () => {
     const file = writeYaml(folder, "file", "");
     await fails(1, ["train", "--config", tinyFile, "--out", file], `cannot use ${file} as a run directory`, "ENOTDIR");
-    await fails(1, ["sample", "--checkpoint", run, "--prompt", "1", "--out", file], `${file} cannot be written to: a file`);
+    await fails(
+      1,
+      ["sample", "--checkpoint", run, "--prompt", "1", "--out", file],
+      `${file} cannot be written to: a file`,
+    );
     await fails(1, ["reconstruct", "--checkpoint", run, "--out", file], `${file} cannot be written to: a file`);
   });
 

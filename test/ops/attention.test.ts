@@ -49,7 +49,8 @@ async function verify(v: Variant): Promise<void> {
   });
 }
 
-describe("attention", () => {
+// On the emulator and a busy machine a case takes minutes.
+describe("attention", { timeout: 300_000 }, () => {
   for (const parts of [0, 1, 2, 3, 4, 5, 6, 7]) {
     const [norm, rotate, mask] = [(parts & 1) > 0, (parts & 2) > 0, (parts & 4) > 0];
     const names = [norm && "norm", rotate && "rotation", mask && "mask"].filter(Boolean).join(", ") || "nothing else";
