@@ -1,5 +1,6 @@
 /** What every data set of videos looks like to the trainers. */
 
+import { show } from "../arguments.js";
 import { check } from "../errors.js";
 
 /** One video, channels last: byte (f, y, x, c) lies at ((f * height + y) * width + x) * channels + c. */
@@ -39,7 +40,7 @@ export function checkIndex(op: string, index: number, length: number): void {
   check(
     Number.isInteger(index) && index >= 0 && index < length,
     "invalid_argument",
-    () => `[${op}] clip index must be a whole number from 0 to ${length - 1}, got ${index}`,
+    () => `[${op}] clip index must be a whole number from 0 to ${length - 1}, got ${show(index)}`,
   );
 }
 

@@ -15,9 +15,9 @@ export function drawPrompts(
   seed: number,
 ): { labels: number[]; prompt: string }[] {
   const { digits, num_classes: classes } = object("prompts", "data", data);
-  integer("prompts", "digits", digits, 1);
+  integer("prompts", "digits", digits, 1, 1000);
   integer("prompts", "num_classes", classes, 1, 10);
-  integer("prompts", "count", count, 0);
+  integer("prompts", "count", count, 0, 2 ** 20);
   const random = new PhiloxRandom(seed, PROMPT_STREAM);
   return Array.from({ length: count }, (_, i) => {
     const labels = Array.from({ length: digits }, () => random.int(classes));
