@@ -1,5 +1,5 @@
 /** How near videos are to others. Values are in [0, 1]; arrays are (B, F, H, W, C), channels last. */
-import { integer, list, number, object } from "../arguments.js";
+import { integer, list, number, object, show } from "../arguments.js";
 import { check } from "../errors.js";
 import type { Shape } from "../tensor/index.js";
 
@@ -114,8 +114,12 @@ export function gradientMagnitude(values: ArrayLike<number>, shape: Shape): numb
 }
 
 function checkShape(op: string, shape: Shape, ...arrays: ArrayLike<number>[]): void {
-  list(op, "shape", shape);
-  for (const [i, array] of arrays.entries()) object(op, `video ${i}`, array);
+  for (const [i, extent] of list(op, "shape", shape).entries()) integer(op, `shape[${i}]`, extent, 0);
+  for (const [i, array] of arrays.entries()) {
+    const values = object(op, `video ${i}`, array);
+    const numbers = ArrayBuffer.isView(values) || Array.prototype.every.call(values, (v) => typeof v === "number");
+    check(numbers, "invalid_argument", () => `[${op}] video ${i} holds ${show(values)}, expected numbers`);
+  }
   const size = shape.reduce((n, d) => n * d, 1);
   check(shape.length === 5 && size > 0 && arrays.every(({ length }) => length === size), "shape_mismatch", () => {
     return `[${op}] expects videos (B,F,H,W,C) that are not empty, got ${arrays.map(({ length }) => length)} values for [${shape}]`;
