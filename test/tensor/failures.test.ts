@@ -248,10 +248,16 @@ describe("threads", () => {
       [0, 1, 2].map((number) => {
         const workerData = { tensor: library.path("tensor/index.js"), ops: library.path("ops/index.js"), number };
         const worker = new Worker(body, { eval: true, workerData });
-        return new Promise<string[]>((resolve, reject) => worker.on("message", resolve).on("error", reject));
+        // What it has is freed at its end.
+        return new Promise<string[]>((resolve, reject) => {
+          let heard: string[] = [];
+          worker.on("message", (message) => (heard = message)).on("error", reject);
+          worker.on("exit", () => resolve(heard));
+        });
       }),
     );
     for (const [number, each] of heard.entries()) {
+      expect(each).toHaveLength(50);
       expect(each).toEqual(each.map((_, i) => ((i + number) % 2 === 0 ? String(10 + number) : "4,4")));
     }
     await expect(device().synchronize()).resolves.toBeUndefined();
