@@ -5,6 +5,7 @@ import { FeedForward, LtxVideoTransformer, type TransformerOptions } from "../..
 import { Initializer } from "../../lib/nn/index.js";
 import { full, mean, normal, square } from "../../lib/ops/index.js";
 import { backward, device, noGrad, scope, Tensor } from "../../lib/tensor/index.js";
+import { activations } from "../support/reference/elementwise.js";
 
 const target = device();
 const GRID = [2, 3, 2];
@@ -259,13 +260,7 @@ describe("LtxVideoTransformer", () => {
 });
 
 describe("feed-forward", () => {
-  const erf = (x: number): number => {
-    let sum = 0;
-    for (let n = 0, term = x; n < 60; n++, term *= -(x * x) / n) sum += term / (2 * n + 1);
-    return (2 / Math.sqrt(Math.PI)) * sum;
-  };
-  const gelu = (v: number) => (v * (1 + erf(v / Math.SQRT2))) / 2;
-  const tanhGelu = (v: number) => 0.5 * v * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (v + 0.044715 * v ** 3)));
+  const { gelu, gelu_tanh: tanhGelu } = activations;
 
   it.each([
     ["gelu", 4, (h: number[]) => h.map(gelu)],
