@@ -5,12 +5,13 @@
  */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { open, readdir, readFile, rename, rm, stat, statfs } from "node:fs/promises";
+import { open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { check, LtxError, stopIfAborted } from "../errors.js";
 import { Counter, type Module, Parameter, toCheckpoint } from "../nn/index.js";
 import type { Shape, Tensor } from "../tensor/index.js";
 import { syncFolder, temporaryName } from "./atomic-file.js";
+import { freeBytes } from "./disk.js";
 import type { LoadProgressOptions } from "./load-weights.js";
 import { makeFolder } from "./paths.js";
 import { type SafetensorsTensor, writeSafetensors } from "./safetensors.js";
@@ -177,18 +178,17 @@ export async function checkRoom(folder: string, { model, training }: CheckpointC
     (sum, { shape, dtype }) => sum + (tensorBytes(dtype, shape) ?? Number.POSITIVE_INFINITY),
     0,
   );
-  const free = await freeBytes(folder);
+  const free = await freeBytesBelow(folder);
   check(free === null || bytes <= free, "io", () => {
     return `[checkpoint] a checkpoint takes about ${sizeText(bytes)}, the disk of ${folder} has ${sizeText(free as number)} free: make room, or choose a folder on another disk`;
   });
 }
 
 /** Free bytes on the disk where `folder` is or will be; null where that is not told. */
-async function freeBytes(folder: string): Promise<number | null> {
+async function freeBytesBelow(folder: string): Promise<number | null> {
   for (let at = resolve(folder); ; at = dirname(at)) {
-    const found = await statfs(at).catch(() => null);
-    // File systems that know no sizes (some network mounts) say 0 of everything.
-    if (found) return found.blocks > 0 ? found.bavail * found.bsize : null;
+    const found = await freeBytes(at).catch(() => undefined);
+    if (found !== undefined) return found;
     if (at === dirname(at)) return null;
   }
 }

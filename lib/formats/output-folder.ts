@@ -1,8 +1,9 @@
 /** Folders and names for results, settled before the work that fills them. */
-import { randomBytes } from "node:crypto";
-import { mkdir, open, rm, rmdir, stat, statfs, unlink } from "node:fs/promises";
+import { mkdir, open, rm, rmdir, stat, unlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { LtxError } from "../errors.js";
+import { temporaryName } from "./atomic-file.js";
+import { freeBytes } from "./disk.js";
 import { exists } from "./paths.js";
 
 /**
@@ -16,10 +17,10 @@ export async function checkOutputFolder(folder: string, name: string, bytes = 0)
     new LtxError("io", `${name} ${folder} ${problem}; name another folder`, { cause });
   try {
     const there = await nearestFolder(folder);
-    const trial = join(there, `.ltx-native.${process.pid}.${randomBytes(4).toString("hex")}.tmp`);
+    const trial = join(there, temporaryName("ltx-native", "tmp"));
     await (await open(trial, "wx")).close();
     await unlink(trial);
-    const room = await freeBytes(there);
+    const room = (await freeBytes(there)) ?? Number.POSITIVE_INFINITY;
     if (room < bytes) throw fault(`has ${mib(room)} free, the result may take ${mib(bytes)}`);
   } catch (cause) {
     if (cause instanceof LtxError) throw cause;
@@ -38,12 +39,6 @@ async function nearestFolder(folder: string): Promise<string> {
   if (info === null) return nearestFolder(dirname(folder));
   if (!info.isDirectory()) throw Object.assign(new Error(`${folder} is a file`), { code: "ENOTDIR" });
   return folder;
-}
-
-/** Some file systems don't tell how large they are. */
-async function freeBytes(folder: string): Promise<number> {
-  const { bavail, bsize, blocks } = await statfs(folder);
-  return blocks > 0 ? bavail * bsize : Number.POSITIVE_INFINITY;
 }
 
 const mib = (bytes: number): string => `${Math.ceil(bytes / 2 ** 20)} MiB`;

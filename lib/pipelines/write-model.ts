@@ -1,9 +1,10 @@
 /** Files of tensors that appear whole or not at all: written beside their place, read back, then renamed into it. */
 import { createHash } from "node:crypto";
-import { link, mkdir, open, readdir, rename, rm, stat, statfs, writeFile } from "node:fs/promises";
+import { link, mkdir, open, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, extname, join } from "node:path";
 import { check, LtxError } from "../errors.js";
 import { syncFolder } from "../formats/atomic-file.js";
+import { freeBytes } from "../formats/disk.js";
 import { DTYPE_BITS } from "../formats/dtypes.js";
 import { type SafetensorsTensor, writeSafetensors } from "../formats/safetensors.js";
 import { openTensorFile } from "../formats/tensor-file.js";
@@ -84,11 +85,10 @@ async function checkSpace(to: string, parts: readonly Omit<Part, "name">[]): Pro
     (n, { tensors, metadata }) => tensors.reduce((m, tensor) => m + tensorBytes(tensor), n + text(metadata)),
     0,
   );
-  const disk = await statfs(dirname(to)).catch(fault(to));
-  const free = Number(disk.bavail) * Number(disk.bsize);
-  check(needed <= free, "io", () => {
+  const free = await freeBytes(dirname(to)).catch(fault(to));
+  check(free === null || needed <= free, "io", () => {
     const size = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`);
-    return `[convert] cannot write ${to}: it takes ${size(needed)}, the disk has ${size(free)} free`;
+    return `[convert] cannot write ${to}: it takes ${size(needed)}, the disk has ${size(free as number)} free`;
   });
 }
 

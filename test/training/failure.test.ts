@@ -10,28 +10,24 @@ import { Adam, Ema } from "../../lib/optim/index.js";
 import { device } from "../../lib/tensor/index.js";
 import { FlowTrainer, type TrainEvent, VaeTrainer } from "../../lib/training/index.js";
 import { failure } from "../support/failure.js";
+import { liveBytes } from "../support/gradcheck.js";
 import { collect, testFolder, tinyFlow, tinyVae } from "../support/tiny.js";
 import { trainTinyVae } from "../support/tiny-models.js";
 
 const folder = testFolder();
-const live = async () => {
-  await device().synchronize();
-  return device().memory().live;
-};
-
 let before: number;
 beforeEach(async () => {
-  before = await live();
+  before = await liveBytes();
 });
 afterEach(async () => {
-  expect(await live()).toBe(before);
+  expect(await liveBytes()).toBe(before);
 });
 
 /** Runs `build` again and again with a little more memory each time, until it succeeds; @returns how often it failed. */
 async function withGrowingMemory<T extends { dispose(): void }>(build: () => T | Promise<T>): Promise<number> {
   const { limit } = device().memory();
   const whole = await build();
-  const needed = (await live()) - before;
+  const needed = (await liveBytes()) - before;
   whole.dispose();
   let failures = 0;
   try {
@@ -46,7 +42,7 @@ async function withGrowingMemory<T extends { dispose(): void }>(build: () => T |
           return null;
         });
       made?.dispose();
-      expect(await live()).toBe(before);
+      expect(await liveBytes()).toBe(before);
     }
   } finally {
     device().setMemoryLimit(limit);
@@ -85,13 +81,13 @@ describe("running out of memory in a constructor leaves nothing", () => {
 
   it("of an optimizer and an average", async () => {
     const model = new VideoVae(vae.vae);
-    const own = await live();
+    const own = await liveBytes();
     for (const build of [() => new Adam(model.parameters(), { lr: 1 }), () => new Ema(model.parameters(), 0.9)]) {
       const { limit } = device().memory();
       device().setMemoryLimit(own + 60_000);
       expect(await failure(build)).toMatchObject({ code: "out_of_memory" });
       device().setMemoryLimit(limit);
-      expect(await live()).toBe(own);
+      expect(await liveBytes()).toBe(own);
     }
     model.dispose();
   });

@@ -2,21 +2,17 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { device } from "../../lib/tensor/index.js";
 import { FlowTrainer, type TrainEvent, VaeTrainer } from "../../lib/training/index.js";
+import { liveBytes } from "../support/gradcheck.js";
 import { collect, testFolder, tinyFlow, tinyVae } from "../support/tiny.js";
 import { trainTinyVae } from "../support/tiny-models.js";
 
 const folder = testFolder();
-const live = async () => {
-  await device().synchronize();
-  return device().memory().live;
-};
-
 let before: number;
 beforeEach(async () => {
-  before = await live();
+  before = await liveBytes();
 });
 afterEach(async () => {
-  expect(await live()).toBe(before);
+  expect(await liveBytes()).toBe(before);
 });
 
 /** Live bytes after each of these steps. */
@@ -24,7 +20,7 @@ async function liveAt(trainer: VaeTrainer | FlowTrainer, at: readonly number[]):
   const found: number[] = [];
   for (const steps of at) {
     await collect(trainer.run({ steps }));
-    found.push(await live());
+    found.push(await liveBytes());
   }
   return found;
 }
@@ -83,7 +79,7 @@ describe("peak bytes of a step", () => {
       }),
     });
     await collect(trainer.run({ steps: 1 }));
-    const between = await live();
+    const between = await liveBytes();
     device().resetPeak();
     await collect(trainer.run({ steps: 2 }));
     expect(device().memory()).toMatchObject({ live: between, groups: { gradients: 0 } });
