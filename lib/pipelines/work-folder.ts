@@ -4,6 +4,7 @@ import { mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { check, LtxError } from "../errors.js";
+import { startOfProcess } from "../formats/process-start.js";
 
 /** Who works in the folder. */
 interface Owner {
@@ -42,7 +43,7 @@ async function take(folder: string, to: string): Promise<void> {
   for (let tries = 0; ; tries++) {
     try {
       await mkdir(folder);
-      const own: Owner = { pid: process.pid, host: hostname(), began: await beginOf(process.pid) };
+      const own: Owner = { pid: process.pid, host: hostname(), began: await startOfProcess(process.pid) };
       await writeFile(join(folder, OWNER), JSON.stringify(own));
       return;
     } catch (cause) {
@@ -70,12 +71,5 @@ async function aliveIn(folder: string): Promise<string | null> {
     return made && Date.now() - made.mtimeMs < MAKING_MS ? "another process" : null;
   }
   if (owner.host !== hostname()) return `process ${owner.pid} on ${owner.host}`;
-  return (await beginOf(owner.pid)) === owner.began ? `process ${owner.pid}` : null;
-}
-
-/** When a process began, in ticks since the machine did; empty for one that is not there. */
-async function beginOf(pid: number): Promise<string> {
-  const text = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => "");
-  // The program's name, in brackets, may hold anything.
-  return text.slice(text.lastIndexOf(")") + 2).split(" ")[19] ?? "";
+  return (await startOfProcess(owner.pid)) === owner.began ? `process ${owner.pid}` : null;
 }

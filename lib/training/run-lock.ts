@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { LtxError } from "../errors.js";
 import { temporaryName } from "../formats/atomic-file.js";
+import { startOfProcess } from "../formats/process-start.js";
 
 export const LOCK_FILE = "run.lock";
 
@@ -40,20 +41,13 @@ interface Holder {
 
 const textOf = (path: string): Promise<string> => readFile(path, "utf8").catch(() => "");
 
-/** When a process started; empty when there is none of that number. */
-async function startOf(pid: number): Promise<string> {
-  // The name, in brackets, may hold spaces and brackets itself; the 20th field behind it is the start.
-  const status = await textOf(`/proc/${pid}/stat`);
-  return status.slice(status.lastIndexOf(")") + 2).split(" ")[19] ?? "";
-}
-
 async function ownHolder(): Promise<Holder> {
   return {
     pid: process.pid,
     host: hostname(),
     boot: (await textOf("/proc/sys/kernel/random/boot_id")).trim(),
     namespace: await readlink("/proc/self/ns/pid").catch(() => ""),
-    started: await startOf(process.pid),
+    started: await startOfProcess(process.pid),
     since: new Date().toISOString(),
     token: randomBytes(8).toString("hex"),
   };
@@ -183,7 +177,7 @@ async function look(folder: string, fresh: FileHandle | null): Promise<Found | n
   const now = fresh ? (await fresh.stat()).mtimeMs : Date.now();
   const silent = now - info.mtimeMs;
   const here = holder !== null && holder.boot !== "" && holder.boot === own.boot && holder.namespace === own.namespace;
-  const lives = here && holder.started !== "" && (await startOf(holder.pid)) === holder.started;
+  const lives = here && holder.started !== "" && (await startOfProcess(holder.pid)) === holder.started;
   return { holder, silent, here, used: here ? lives : silent < SILENT_AFTER };
 }
 
