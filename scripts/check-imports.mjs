@@ -8,7 +8,9 @@ import ts from "typescript";
 
 /** From the top of the house to its foundation. The names on one line stand beside each other. */
 const layers = [
+  ["entry.ts"],
   ["index.ts"],
+  ["guard.ts"],
   ["cli"],
   ["pipelines", "training"],
   ["models", "losses", "diffusion", "data", "formats", "config"],
@@ -21,7 +23,7 @@ const layers = [
 const height = new Map(layers.flatMap((names, index) => names.map((name) => [name, layers.length - index])));
 
 /** Layers that may import less than their height would allow. */
-const only = new Map([["config", ["config", "errors.ts", "file-kind.ts", "suggest.ts"]]]);
+const only = new Map([["config", ["config", "arguments.ts", "errors.ts", "file-kind.ts", "suggest.ts"]]]);
 
 /** What loads the addon, which only native.ts may do. */
 const loadsAddon = (specifier) => /^(node-gyp-build|bindings)$|\.node$/.test(specifier);

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // The tests on an addon and CPU backends built with sanitizers. oneDNN, OpenMP and Node are not instrumented.
-//   address: AddressSanitizer and UBSan, for both instruction sets
+//   address: AddressSanitizer and UBSan, for each instruction set that the machine has
 //   thread: ThreadSanitizer on the addon, for what the threads of the runtime share; the backends are the plain build's,
 //     with kernels on one thread, as its reports about OpenMP's would mean nothing
 // Usage: sanitize.mjs [--parts LIST] [vitest arguments]
@@ -11,11 +11,14 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
 const root = resolve(fileURLToPath(import.meta.url), "..", "..");
+/** The instruction sets of the CPU backends that this machine can run, best first. */
+const ISAS = /\bavx512f\b/.test(readFileSync("/proc/cpuinfo", "utf8")) ? ["avx512", "avx2"] : ["avx2"];
+
 const PARTS = {
   address: {
     flags: "-fsanitize=address,undefined -fno-sanitize=vptr",
     preload: ["libasan.so", "libubsan.so"],
-    isas: ["avx512", "avx2"],
+    isas: ISAS,
     ours: (report) => report.trim() !== "",
     backends: true,
     env: {},
@@ -24,7 +27,7 @@ const PARTS = {
   thread: {
     flags: "-fsanitize=thread",
     preload: ["libtsan.so"],
-    isas: ["avx512"],
+    isas: ISAS.slice(0, 1),
     // Node and the test tool's binding are not instrumented, and are reported for it.
     ours: (report) => report.includes("ltx_native.node"),
     // Backends run on one thread at a time: those of the plain build will do.

@@ -1,4 +1,5 @@
 /** Sizes that follow from a configuration: they need none of the schemas, which take long to load. */
+import { integer } from "../arguments.js";
 import { check } from "../errors.js";
 import type { TextEncoderConfig } from "./diffusion.js";
 import type { TransformerConfig } from "./transformer.js";
@@ -62,13 +63,14 @@ function nearest(value: number, step: number, offset: number): string {
 
 /** The width of the token stream. */
 export const innerDim = (config: Pick<TransformerConfig, "num_attention_heads" | "attention_head_dim">): number =>
-  config.num_attention_heads * config.attention_head_dim;
+  integer("transformer", "num_attention_heads", config.num_attention_heads, 0) *
+  integer("transformer", "attention_head_dim", config.attention_head_dim, 0);
 
 // Width of the encoder output of the released T5 v1.1 sizes.
 const T5_WIDTHS = new Map(Object.entries({ small: 512, base: 768, large: 1024, xl: 2048, xxl: 4096 }));
 
 /** The width of a text encoder's output, or undefined for a T5 that is not one of the released sizes. */
 export function textWidth(text: TextEncoderConfig): number | undefined {
-  if (text.kind === "byte") return text.width;
+  if (text.kind === "byte") return integer("byte encoder", "width", text.width, 1);
   return T5_WIDTHS.get(/^(?:google|DeepFloyd|PixArt-alpha)\/.*t5-v1_1-(\w+)$/.exec(text.version)?.[1] ?? "");
 }

@@ -1,6 +1,7 @@
 import { readFile, stat } from "node:fs/promises";
 import { LineCounter, parseDocument } from "yaml";
 import type { z } from "zod";
+import { integer } from "../arguments.js";
 import { LtxError } from "../errors.js";
 import { type FileKind, kindOfFile } from "../file-kind.js";
 import { type PipelineConfig, pipelineFile } from "./official/pipeline.js";
@@ -221,7 +222,13 @@ const fault = (fileName: string, message: string, cause?: unknown) =>
   new LtxError("config", `[config] ${fileName}: ${message}`, { cause });
 
 function parseParams<Schema extends z.ZodType>(schema: Schema, value: unknown, source: string): z.output<Schema> {
-  const parsed = schema.safeParse(value);
+  let parsed: z.ZodSafeParseResult<z.output<Schema>>;
+  try {
+    parsed = schema.safeParse(value);
+  } catch (cause) {
+    // Getters and proxies of a program's own objects may throw.
+    throw fault(source, `is no configuration: ${(cause as Error)?.message ?? cause}`, cause);
+  }
   if (parsed.success) return parsed.data;
   throw report(source, problemsOf(parsed.error, value), () => undefined);
 }
@@ -239,6 +246,7 @@ export const parseTransformerParams = (value: unknown, source: string): Transfor
 
 /** The same for a VAE's loss over videos of `channels` channels. @throws LtxError `config` */
 export function parseLossParams(value: unknown, source: string, channels: number): VaeLossConfig {
+  integer("config", "channels", channels, 1);
   const loss = parseParams(lossParams, value, source);
   return { ...loss, disc_in_channels: loss.disc_in_channels ?? channels };
 }

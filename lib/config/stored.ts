@@ -1,5 +1,6 @@
 /** Configurations as checkpoints carry them: complete and resolved, but from a file that may be damaged or made to harm. */
 import { z } from "zod";
+import { text as argumentText } from "../arguments.js";
 import { LtxError } from "../errors.js";
 import { dataSchema } from "./data.js";
 import { count, fraction, whole } from "./fields.js";
@@ -68,6 +69,7 @@ const MAX_LISTED = 5;
  * @throws LtxError `checkpoint` when it is no configuration
  */
 export function parseStoredConfig(text: string, file: string): VaeRunConfig | FlowRunConfig {
+  argumentText("stored configuration", "text", text);
   let value: unknown;
   try {
     value = JSON.parse(text);

@@ -1,3 +1,4 @@
+import { integer } from "../arguments.js";
 import { check, LtxError, stopIfAborted } from "../errors.js";
 import { affine, axpby, full, normal, type RandomKey } from "../ops/index.js";
 import { keep, noGrad, scope, type Tensor } from "../tensor/index.js";
@@ -45,7 +46,8 @@ export interface SamplerStep {
 }
 
 /** The model's time before step k = 0 … N - 1 of N: from {@link MIN_TIME} up in equal steps, never 1. */
-export const modelTime = (k: number, steps: number): number => (k / steps) * (1 - MIN_TIME) + MIN_TIME;
+export const modelTime = (k: number, steps: number): number =>
+  (integer("sampler", "k", k, 0) / integer("sampler", "steps", steps, 1)) * (1 - MIN_TIME) + MIN_TIME;
 
 /**
  * What is left of the noise at flow time t, as a decoder must be told. The state x_t = t·x0 + (1 - t)·n is, divided by t,

@@ -1,5 +1,6 @@
 /** Reading and writing safetensors files, tensor by tensor. */
 
+import { object, show, text } from "../arguments.js";
 import { check } from "../errors.js";
 import { writeAll, writeFileAtomic } from "./atomic-file.js";
 import { DTYPE_BITS, isDtype, type SafetensorsDtype, toFloat32 } from "./dtypes.js";
@@ -128,9 +129,10 @@ export async function writeSafetensors(
   tensors: Iterable<SafetensorsTensor>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  const ordered = [...tensors].sort(
-    (a, b) => DTYPE_BITS[b.dtype] - DTYPE_BITS[a.dtype] || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0),
-  );
+  const iterable = tensors !== null && typeof tensors === "object" && Symbol.iterator in tensors;
+  check(iterable, "invalid_argument", () => `[safetensors] tensors is ${show(tensors)}, expected a list of tensors`);
+  const ordered = [...tensors].map((tensor) => object("safetensors", "tensor", tensor));
+  ordered.sort((a, b) => DTYPE_BITS[b.dtype] - DTYPE_BITS[a.dtype] || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
   const sizes = ordered.map((tensor) => checkedBytes(path, tensor));
   const header = encodeHeader(path, ordered, sizes, metadata);
   await writeFileAtomic(path, async (file) => {
@@ -144,10 +146,11 @@ export async function writeSafetensors(
 }
 
 function checkedBytes(path: string, { name, dtype, shape, data }: SafetensorsTensor): number {
+  text("safetensors", "a tensor's name", name);
   const invalid = (reason: string) => () => `[safetensors] cannot write tensor "${name}" to ${path}: ${reason}`;
-  check(isDtype(dtype), "invalid_argument", invalid(`unknown dtype ${JSON.stringify(dtype)}`));
+  check(isDtype(dtype), "invalid_argument", invalid(`unknown dtype ${show(dtype)}`));
   check(
-    shape.every((size) => Number.isSafeInteger(size) && size >= 0),
+    Array.isArray(shape) && shape.every((size) => Number.isSafeInteger(size) && size >= 0),
     "invalid_argument",
     invalid(`impossible shape [${shape}]`),
   );

@@ -6,6 +6,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import type { Writer } from "protobufjs/minimal.js";
+import { integer } from "../arguments.js";
 import { check, LtxError } from "../errors.js";
 import { writeAll } from "./atomic-file.js";
 import { crc32c } from "./crc.js";
@@ -67,6 +68,7 @@ export class EventWriter {
 
   /** A picture as the bytes of a PNG file. @throws LtxError `invalid_argument`, `disposed` */
   image(tag: string, step: number, png: Uint8Array, width: number, height: number): void {
+    for (const [name, size] of Object.entries({ width, height })) integer("tensorboard", name, size, 1, 2 ** 31 - 1);
     const image = message().uint32(key(1, VARINT)).int32(height).uint32(key(2, VARINT)).int32(width);
     image.uint32(key(4, BYTES)).bytes(png);
     this.summary(tag, step, (body) => body.uint32(key(4, BYTES)).bytes(image.finish()));

@@ -1,3 +1,4 @@
+import { integer } from "../arguments.js";
 import { check } from "../errors.js";
 import { BatchNorm, Conv3d, type Initializer, Linear, Module } from "../nn/index.js";
 import { meanSamples, reshape, silu, transpose } from "../ops/index.js";
@@ -88,11 +89,15 @@ export class DigitClassifier extends Module {
   }
 }
 
+/** More digits than fit into any picture. */
+const MAX_DIGITS = 100;
+
 /**
  * The `digits` digits, ascending, that one frame's log-odds (10·digits) make the most likely; of several frames give the
  * sum. A class that is there n times adds its first n log-odds: up to a constant that is the log-likelihood.
  */
 export function likeliestDigits(logOdds: ArrayLike<number>, digits: number): number[] {
+  integer("digits", "digits", digits, 0, MAX_DIGITS);
   // best[n]: the highest sum with n digits of the classes so far, and the digits themselves.
   let best: ({ score: number; found: number[] } | undefined)[] = [{ score: 0, found: [] }];
   for (let digit = 0; digit < DIGIT_CLASSES; digit++) {

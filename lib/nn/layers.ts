@@ -1,3 +1,4 @@
+import { integer } from "../arguments.js";
 import {
   batchNorm,
   type Conv3dOptions,
@@ -43,12 +44,16 @@ export class Conv3d extends Module {
     options: Conv3dOptions & { bias?: boolean } = {},
   ) {
     super();
+    for (const [name, size] of Object.entries({ inputs, outputs })) integer("conv", name, size, 0);
     const fan = inputs * kernel[0] * kernel[1] * kernel[2];
     const bound = fan > 0 ? 1 / Math.sqrt(fan) : 0;
     this.weight = init.weight([outputs, ...kernel, inputs], bound);
     this.weight.layout = "conv";
     const { bias, ...geometry } = options;
     this.bias = bias === false ? null : init.uniform([outputs], bound);
+    const { stride = [], padTime = [], padSpace = [] } = geometry;
+    for (const size of stride) integer("conv", "stride", size, 1);
+    for (const size of [...padTime, ...padSpace]) integer("conv", "padding", size, 0);
     this._options = geometry;
   }
 

@@ -1,3 +1,4 @@
+import { integer } from "../arguments.js";
 import { check, LtxError } from "../errors.js";
 import * as native from "../native.js";
 import { affine } from "../ops/elementwise.js";
@@ -59,7 +60,9 @@ export class Initializer {
     readonly device: Device,
     readonly seed = 0,
     readonly options: InitializerOptions = {},
-  ) {}
+  ) {
+    integer("initializer", "seed", seed, 0);
+  }
 
   private allocate<T extends Tensor>(
     kind: new (...args: ConstructorParameters<typeof Tensor>) => T,

@@ -19,6 +19,7 @@ export interface TensorOptions {
 }
 
 export function sizeOf(shape: Shape): number {
+  checkShape("sizeOf", shape);
   let n = 1;
   for (const d of shape) n *= d;
   return n;

@@ -21,7 +21,14 @@ export function dryPack(folder: string): Packed {
 }
 
 /** What no package may lack, beside its prebuild. */
-export const requiredFiles = ["dist/index.js", "dist/index.d.ts", "bin/ltx-native.js", "LICENSE", "NOTICE"];
+export const requiredFiles = [
+  "dist/entry.js",
+  "dist/index.d.ts",
+  "dist/signatures.json",
+  "bin/ltx-native.js",
+  "LICENSE",
+  "NOTICE",
+];
 
 /** Why the package may not be published, a line each. */
 export function packProblems({ size, files }: Packed, required: string[], limit = maxPackedBytes): string[] {

@@ -1,6 +1,16 @@
 /** The library as plain JavaScript in a folder of its own, for child processes and worker threads. */
 import { execFile } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { ModuleKind, ScriptTarget, transpileModule } from "typescript";
@@ -30,6 +40,8 @@ export function compileLibrary(): Compiled {
     mkdirSync(dirname(target), { recursive: true });
     writeFileSync(target, outputText);
   }
+  const signatures = join(root, "dist", "signatures.json");
+  if (existsSync(signatures)) copyFileSync(signatures, join(folder, "lib", "signatures.json"));
   symlinkSync("lib", join(folder, "dist")); // what package.json names: examples in the folder find the package
   const path = (module: string) => join(folder, "lib", module);
   const prelude = `const tensor = require(${JSON.stringify(path("tensor/index.js"))});

@@ -1,3 +1,4 @@
+import { integer } from "../../arguments.js";
 import { check } from "../../errors.js";
 import { type Initializer, LayerNorm, Linear, Module, type Parameter } from "../../nn/index.js";
 import { add, addRows, affine, attention, cast, gatherRows } from "../../ops/index.js";
@@ -31,6 +32,7 @@ const MASKED = -10000;
  * characters at its end.
  */
 export function byteTokens(prompt: string, maxLength: number): { tokens: Int32Array; length: number } {
+  integer("byte encoder", "maxLength", maxLength, 2, 2 ** 20);
   const bytes = Buffer.from(prompt, "utf8");
   let end = Math.min(bytes.length, maxLength - 2);
   // A continuation byte (10xxxxxx) at the cut means that a character would be split.

@@ -1,3 +1,4 @@
+import { integer } from "../../arguments.js";
 import { check } from "../../errors.js";
 import { type Initializer, Module, type Parameter } from "../../nn/index.js";
 import {
@@ -258,6 +259,9 @@ export class T5Encoder extends Module {
  * takes everything beyond.
  */
 export function relativeBucket(distance: number, buckets: number, maxDistance: number): number {
+  integer("t5", "distance", distance);
+  integer("t5", "buckets", buckets, 2);
+  integer("t5", "maxDistance", maxDistance, 1);
   const half = buckets >> 1;
   const side = distance > 0 ? half : 0;
   const exact = half >> 1;

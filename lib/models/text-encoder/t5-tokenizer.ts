@@ -1,4 +1,5 @@
 import type { Tokenizer } from "@huggingface/tokenizers";
+import { integer } from "../../arguments.js";
 import { check, LtxError } from "../../errors.js";
 import { parseSentencePiece } from "../../formats/sentencepiece.js";
 import { Charsmap } from "./charsmap.js";
@@ -112,7 +113,8 @@ export class T5Tokenizer {
   }
 
   /** The ids of a text with `</s>` at their end, at most `maxLength` of them; a longer text loses its last tokens. */
-  encode(text: string, maxLength = Number.POSITIVE_INFINITY): number[] {
+  encode(text: string, maxLength?: number): number[] {
+    if (maxLength !== undefined) integer("tokenizer", "maxLength", maxLength, 1);
     let ids: number[];
     try {
       ids = this.tokenizer.encode(text, { add_special_tokens: false }).ids;
@@ -126,7 +128,7 @@ export class T5Tokenizer {
     check(wrong === undefined, "file_format", () => {
       return `[tokenizer] ${this.name} gives the id ${JSON.stringify(wrong)}, expected whole numbers below ${this.end}: it is damaged`;
     });
-    return [...ids.slice(0, maxLength - 1), this.eos];
+    return [...ids.slice(0, maxLength === undefined ? undefined : maxLength - 1), this.eos];
   }
 }
 

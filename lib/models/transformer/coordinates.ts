@@ -1,4 +1,5 @@
 /** Where latent voxels lie in the video that they stand for. */
+import { finite, integer } from "../../arguments.js";
 import { check } from "../../errors.js";
 import { type Grid, gridPositions } from "./rope.js";
 
@@ -21,6 +22,10 @@ export interface CoordinateOptions {
 /** The position (time, y, x) of every token of a latent grid, width fastest: the upper left corner of its voxel. */
 export function latentCoordinates(grid: Grid, options: CoordinateOptions): [Float64Array, Float64Array, Float64Array] {
   const { temporalFactor = 8, spatialFactor = 32, causal, frameRate = 1, firstFrame = 0 } = options;
+  for (const [name, factor] of Object.entries({ temporalFactor, spatialFactor })) {
+    integer("coordinates", name, factor, 1);
+  }
+  finite("coordinates", "firstFrame", firstFrame);
   check(frameRate > 0 && Number.isFinite(frameRate), "invalid_argument", () => {
     return `[coordinates] the frame rate must be above 0, got ${frameRate}`;
   });

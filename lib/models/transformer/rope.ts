@@ -1,4 +1,5 @@
 /** Positions of latent tokens: rotary tables, and the sine-cosine table of the absolute variant. */
+import { checkShape, finite, integer } from "../../arguments.js";
 import { check } from "../../errors.js";
 import { Turns } from "../../formats/turns.js";
 import { sliceFirst } from "../../ops/index.js";
@@ -33,8 +34,17 @@ export interface RopeTables {
 /** Where tokens are along (frames, height, width): three lists of L. */
 export type Positions = readonly [ArrayLike<number>, ArrayLike<number>, ArrayLike<number>];
 
+/** A hundred times as many as the longest videos have. */
+const MAX_TOKENS = 2 ** 24;
+
 /** The index along (frames, height, width) of every token, width fastest. */
-export function gridPositions([frames, height, width]: Grid): [Float64Array, Float64Array, Float64Array] {
+export function gridPositions(grid: Grid): [Float64Array, Float64Array, Float64Array] {
+  checkShape("rope", grid);
+  const tokens = grid.reduce((n, d) => n * d, 1);
+  check(grid.length === 3 && tokens <= MAX_TOKENS, "invalid_argument", () => {
+    return `[rope] the grid [${grid}] is not three sizes of at most ${MAX_TOKENS} tokens in all`;
+  });
+  const [frames, height, width] = grid;
   const length = frames * height * width;
   return [
     Float64Array.from({ length }, (_, i) => Math.floor(i / (height * width))),
@@ -50,6 +60,9 @@ const rounding = ({ angles }: RopeOptions): ((value: number) => number) =>
 /** The D/6 angular frequencies. */
 export function ropeFrequencies(options: RopeOptions): Float64Array {
   const { dim, theta, spacing = "exp" } = options;
+  integer("rope", "dim", dim, 0, 2 ** 24);
+  finite("rope", "theta", theta);
+  for (const size of options.maxPos) finite("rope", "maxPos", size);
   const round = rounding(options);
   const count = Math.floor(dim / 6);
   const step = count > 1 ? round(1 / (count - 1)) : 0;

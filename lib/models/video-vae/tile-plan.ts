@@ -3,6 +3,7 @@
  * see only a few positions around each pixel. So the first blocks run on the whole video and the others on tiles that
  * overlap by all that they see: the pixels that are kept are those of the whole video, there is nothing to blend.
  */
+import { checkShape, number } from "../../arguments.js";
 import { LtxError } from "../../errors.js";
 import type { Shape } from "../../tensor/index.js";
 import type { Stride } from "./blocks.js";
@@ -187,6 +188,8 @@ function extentOf(stages: readonly Stage[], axis: Axis, from: number, parts: rea
  * @throws {LtxError} `out_of_memory` when even the smallest tiles don't fit
  */
 export function planDecode(config: DecoderConfig, latents: Shape, budget: number, bytesPerValue: number): TilePlan {
+  checkShape("decode", latents);
+  number("decode", "budget", budget);
   const [batch, ...grid] = latents;
   const stages = decoderStages(config, bytesPerValue);
   const all = AXES.map((axis) => sizes(stages, axis, grid[axis]));

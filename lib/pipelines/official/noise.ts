@@ -1,4 +1,5 @@
 /** The random numbers of a video, all of them from one place: a program, or a test, may bring its own. */
+import { integer } from "../../arguments.js";
 import { normal, type RandomKey } from "../../ops/index.js";
 import type { Device, Shape, Tensor } from "../../tensor/index.js";
 import { Purpose } from "../../training/purposes.js";
@@ -25,7 +26,9 @@ export class SeededNoise implements NoiseSource {
   constructor(
     private readonly seed: number,
     private readonly device: Device,
-  ) {}
+  ) {
+    integer("noise", "seed", seed, 0);
+  }
 
   private key(what: Draw | "planes", purpose: number): RandomKey {
     const step = this.drawn.get(what) ?? 0;

@@ -106,25 +106,27 @@ export const nativeTarget: Target = {
           },
         ],
       ];
-      // A kernel trusts the shapes that lib/ops has checked; the number of its operands is checked here once more.
       const run: [string, () => unknown] = [
         "run",
         () => {
           const [name, operands, scalars] = random.pick(ops);
           label(`native.run ${name}`);
-          const count = (text: string) => text.split(/[\s,]+/).filter((word) => /\w/.test(word)).length;
-          const [tensors, values] = [
-            Array.from({ length: count(operands) }, id),
-            Array.from({ length: count(scalars) }, () => scalar(random)),
-          ];
-          if (random.chance(0.3)) return native.run(random.pick(["x", "", "toString"]), tensors, values);
-          if (/\*/.test(operands)) return; // a list may have any length
-          native.run(name, [...tensors, ...Array.from({ length: random.within(1, 300) }, id)], values);
+          const words = (text: string) => text.split(/[\s,]+/).filter((word) => /\w/.test(word));
+          const lists = random.within(0, 3);
+          // Mostly as many as the op has, each of any kind: then what it is, its shape and its scalars decide.
+          const tensors = words(operands).flatMap((word) =>
+            Array.from({ length: word.includes("*") ? lists : 1 }, () => (random.chance(0.1) ? 0 : id())),
+          );
+          const values = words(scalars).map(() => scalar(random));
+          if (random.chance(0.05)) return native.run(random.pick(["x", "", "toString"]), tensors, values);
+          if (random.chance(0.1)) tensors.push(...Array.from({ length: random.within(1, 300) }, id));
+          if (random.chance(0.1)) random.pick([tensors, values]).pop();
+          native.run(name, tensors, values);
         },
       ];
       let failure: unknown;
       for (let i = random.within(1, 4); i > 0; i--) {
-        const [name, act] = random.chance(0.2) ? run : random.pick(acts);
+        const [name, act] = random.chance(0.5) ? run : random.pick(acts);
         label(`native.${name}`);
         try {
           await act();
