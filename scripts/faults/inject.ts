@@ -1,4 +1,5 @@
 /** Failures by count: the n-th call of a function fails as the operating system, or the device, would make it fail. */
+import childProcess from "node:child_process";
 import fs from "node:fs";
 import fsp from "node:fs/promises";
 import { packageRoot } from "../../lib/native.js";
@@ -130,11 +131,35 @@ export async function fileSystem(): Promise<Record<string, readonly Point[]>> {
   };
 }
 
-/** Programs that can't be started. */
-export const spawning: readonly Point[] = ["spawn", "execFile"].map((property) => ({
-  target: require("node:child_process") as object,
-  property,
-  fail: ([file]) => {
-    throw Object.assign(refusal("EAGAIN", `spawn ${file}`), { path: file });
-  },
-}));
+type Spawn = typeof childProcess.spawn;
+const { spawn } = childProcess;
+const spawning = (fail: (...args: Parameters<Spawn>) => unknown): readonly Point[] => [
+  { target: childProcess, property: "spawn", fail: (args) => fail(...(args as Parameters<Spawn>)) },
+];
+/** A child that runs in the place of the one that was asked for, with the same pipes. */
+const instead =
+  (script: string) =>
+  (_: string, __: readonly string[], options: childProcess.SpawnOptions): unknown =>
+    spawn("/bin/sh", ["-c", script], options);
+
+/** Programs that can't be started, in the three ways in which Node says so, or that end before their work is done. */
+export const programs: Readonly<Record<string, readonly Point[]>> = {
+  "no memory": spawning((file) => {
+    throw refusal("ENOMEM", `spawn ${file}`);
+  }),
+  "no process left": spawning((file, _, options) => {
+    const child = spawn("/nowhere/at/all", [], options);
+    const emit = child.emit.bind(child) as (name: string, ...args: unknown[]) => boolean;
+    child.emit = (name: string, ...args: unknown[]) =>
+      emit(name, ...(name === "error" ? [refusal("EAGAIN", `spawn ${file}`)] : args));
+    return child;
+  }),
+  "no descriptor left": spawning((file) => {
+    const child = new childProcess.ChildProcess();
+    setImmediate(() => child.emit("error", refusal("EMFILE", `spawn ${file}`)));
+    return child;
+  }),
+  killed: spawning(instead("kill -9 $$")),
+  fails: spawning(instead("echo injected: the program fails >&2; exit 3")),
+  "stops reading": spawning(instead("exec <&-; exit 1")),
+};

@@ -6,11 +6,11 @@
  */
 import { join } from "node:path";
 import { reserveName } from "../../lib/formats/output-folder.js";
-import { LtxVideoPipeline, type Video } from "../../lib/index.js";
+import { LtxVideoPipeline, readMedia, type Video, writeVideo } from "../../lib/index.js";
 import { saveOrKeep } from "../../lib/pipelines/keep.js";
 import { writeLora } from "../../test/support/official.js";
 import { TINY_TIMES, tinyCheckpoint, tinyTextEncoder } from "../../test/support/tiny-official.js";
-import { allocation, armed, fileSystem, launch, type Point, readBack } from "./inject.js";
+import { allocation, armed, fileSystem, launch, type Point, programs, readBack } from "./inject.js";
 import { type Context, type FaultKind, filesBelow, freshFolder, isTold, liveBytes, picks, shown } from "./runner.js";
 
 const request = {
@@ -105,13 +105,14 @@ const writing: FaultKind = {
     const video = await opened.pipeline.generate(request);
     opened.pipeline.dispose();
     const { read: _, ...groups } = await fileSystem();
-    for (const [group, points] of Object.entries(groups)) {
+    for (const [group, points] of Object.entries({ ...groups, ...programs })) {
+      const type = group in programs ? ".mp4" : ".webp";
       let run = 0;
       const write = async () => {
         const folder = freshFolder(context, `${group}-${run}`);
-        const name = await reserveName(folder, (i) => `video_${i}`, [".json", ".webp"], "{}\n");
+        const name = await reserveName(folder, (i) => `video_${i}`, [".json", type], "{}\n");
         try {
-          await saveOrKeep(video, name.path(".webp"), { labels: false });
+          await saveOrKeep(video, name.path(type), { labels: false });
         } catch (error) {
           await name.release();
           throw error;
@@ -128,15 +129,49 @@ const writing: FaultKind = {
         const files = filesBelow(join(context.folder, `${group}-${run}`));
         // What can't be removed stays, under a name that nobody takes for a video.
         const visible = files.filter((file) => !file.startsWith("."));
-        const expected = error === undefined ? ["video_0.json", "video_0.webp"] : [];
+        const expected = error === undefined ? ["video_0.json", `video_0${type}`] : [];
         const kept = visible.filter((file) => file.startsWith("video_0_frames/"));
         const told = error instanceof Error && /its frames (are in|could not be kept)|cannot write/.test(error.message);
         const whole = kept.length === 0 || kept.length === video.frames;
-        const others = visible.filter((file) => !kept.includes(file) && !expected.includes(file));
+        // Another format that works, which the error names.
+        const named = (file: string) => type !== ".webp" && file === "video_0.webp" && shown(error).includes(file);
+        const second = visible.filter(named);
+        for (const file of second) {
+          const { frames } = await readMedia(join(context.folder, `${group}-${run}`, file));
+          if (frames !== video.frames) context.wrong(`${where}: kept ${frames} of ${video.frames} frames`);
+        }
+        const others = visible.filter((file) => ![...kept, ...expected, ...second].includes(file));
         if (error !== undefined && !told) context.wrong(`${where}: ${shown(error)}`);
         if (!whole || (others.length > 0 && group !== "remove")) context.wrong(`${where}: left ${visible.join(", ")}`);
       }
       context.say(group);
+    }
+  },
+};
+
+/** Reading a video or a photo fails at any point of its programs: an error that says so, and then it is read as before. */
+const reading: FaultKind = {
+  name: "media-spawn",
+  what: "a video that is read while its program can't be started, or ends early",
+  async run(context) {
+    const path = join(context.folder, "clip.mp4");
+    const [frames, height, width, channels] = [9, 32, 48, 3];
+    const data = Uint8Array.from({ length: frames * height * width * channels }, (_, i) => (i * 7) % 251);
+    await writeVideo(path, { data, frames, height, width, channels }, { fps: 8 });
+    const read = async () => Buffer.from((await readMedia(path)).data).toString("base64");
+    const whole = await read();
+    for (const [way, points] of Object.entries(programs)) {
+      const { calls } = await armed(points, 0, read);
+      for (const at of picks(calls, context.count, context.random)) {
+        const { error, fired } = await armed(points, at, read);
+        if (!fired) continue;
+        context.injected();
+        const where = `${way}, program ${at} of ${calls}`;
+        if (!isTold(error)) context.wrong(`${where}: ${error === undefined ? "read all the same" : shown(error)}`);
+        const again = await read().catch(shown);
+        if (again !== whole) context.wrong(`${where}: then ${again.slice(0, 100)}`);
+      }
+      context.say(way);
     }
   },
 };
@@ -146,4 +181,5 @@ export const pipelineKinds: readonly FaultKind[] = [
   kind("pipeline-launch", "a kernel that can't be queued while a video is drawn or LoRAs change", [launch]),
   kind("pipeline-read", "values that can't be read while a video is drawn or LoRAs change", readBack),
   writing,
+  reading,
 ];

@@ -1,5 +1,5 @@
 /** ffmpeg as a child process: the program of that name on the PATH, or the one that LTX_FFMPEG names. */
-import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
+import { type ChildProcess, type ChildProcessWithoutNullStreams, type StdioOptions, spawn } from "node:child_process";
 import type { Readable, Writable } from "node:stream";
 import { type ErrorCode, LtxError } from "../../errors.js";
 
@@ -40,9 +40,16 @@ export async function ffmpeg(args: readonly string[], run: FfmpegRun): Promise<s
   const { what, instead, input, extra, onOutput = () => {}, onSide, signal, failure = "file_format" } = run;
   if (signal?.aborted) throw aborted(what);
   const program = process.env.LTX_FFMPEG || "ffmpeg";
-  const child = spawn(program, ["-v", "error", "-nostdin", "-y", ...args], {
-    stdio: ["pipe", "pipe", "pipe", extra ? "pipe" : "ignore", onSide ? "pipe" : "ignore"],
-  }) as ChildProcessWithoutNullStreams;
+  const started = start(program, ["-v", "error", "-nostdin", "-y", ...args], what, [
+    "pipe",
+    "pipe",
+    "pipe",
+    extra ? "pipe" : "ignore",
+    onSide ? "pipe" : "ignore",
+  ]);
+  // Without a descriptor left for its pipes it has none.
+  if (!started.stdin) throw cannotStart(what, await new Promise((resolve) => started.on("error", resolve)));
+  const child = started as ChildProcessWithoutNullStreams;
   const kill = () => child.kill("SIGKILL");
   signal?.addEventListener("abort", kill, { once: true });
   let complaint = "";
@@ -82,6 +89,17 @@ export async function ffmpeg(args: readonly string[], run: FfmpegRun): Promise<s
     );
   } finally {
     signal?.removeEventListener("abort", kill);
+  }
+}
+
+const cannotStart = (what: string, cause: Error) => new LtxError("io", `[ffmpeg] ${what}: ${cause.message}`, { cause });
+
+/** Without memory for another process, or with arguments that are too long, Node throws. */
+function start(program: string, args: string[], what: string, stdio: StdioOptions): ChildProcess {
+  try {
+    return spawn(program, args, { stdio });
+  } catch (cause) {
+    throw cannotStart(what, cause as Error);
   }
 }
 
