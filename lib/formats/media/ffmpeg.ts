@@ -37,10 +37,10 @@ export interface FfmpegRun {
  *   ends it from outside, `aborted`
  */
 export async function ffmpeg(args: readonly string[], run: FfmpegRun): Promise<string> {
-  const { what, instead, input, extra, onOutput = () => {}, onSide, signal, failure = "file_format" } = run;
+  const { what, input, extra, onOutput = () => {}, onSide, signal, failure = "file_format" } = run;
   if (signal?.aborted) throw aborted(what);
   const program = process.env.LTX_FFMPEG || "ffmpeg";
-  const started = start(program, ["-v", "error", "-nostdin", "-y", ...args], what, [
+  const started = start(program, ["-v", "error", "-nostdin", "-y", ...args], run, [
     "pipe",
     "pipe",
     "pipe",
@@ -48,7 +48,7 @@ export async function ffmpeg(args: readonly string[], run: FfmpegRun): Promise<s
     onSide ? "pipe" : "ignore",
   ]);
   // Without a descriptor left for its pipes it has none.
-  if (!started.stdin) throw cannotStart(what, await new Promise((resolve) => started.on("error", resolve)));
+  if (!started.stdin) throw cannotStart(program, run, await new Promise((resolve) => started.on("error", resolve)));
   const child = started as ChildProcessWithoutNullStreams;
   const kill = () => child.kill("SIGKILL");
   signal?.addEventListener("abort", kill, { once: true });
@@ -77,29 +77,26 @@ export async function ffmpeg(args: readonly string[], run: FfmpegRun): Promise<s
   } catch (cause) {
     kill();
     if (cause instanceof LtxError) throw cause;
-    const { code, message } = cause as NodeJS.ErrnoException;
-    if (code !== "ENOENT" && code !== "EACCES") throw new LtxError("io", `[ffmpeg] ${what}: ${message}`, { cause });
-    const other = instead ? `, or ${instead}` : "";
-    throw new LtxError(
-      "unavailable",
-      `[ffmpeg] ${what} needs ffmpeg, and ${program} was not found: ${INSTALL}${other}`,
-      {
-        cause,
-      },
-    );
+    throw cannotStart(program, run, cause as NodeJS.ErrnoException);
   } finally {
     signal?.removeEventListener("abort", kill);
   }
 }
 
-const cannotStart = (what: string, cause: Error) => new LtxError("io", `[ffmpeg] ${what}: ${cause.message}`, { cause });
+function cannotStart(program: string, { what, instead }: FfmpegRun, cause: NodeJS.ErrnoException): LtxError {
+  const missing = ["ENOENT", "EACCES", "ENOTDIR"].includes(cause.code ?? "");
+  if (!missing) return new LtxError("io", `[ffmpeg] ${what}: ${cause.message}`, { cause });
+  const other = instead ? `, or ${instead}` : "";
+  const message = `[ffmpeg] ${what} needs ffmpeg, and ${program} was not found: ${INSTALL}${other}`;
+  return new LtxError("unavailable", message, { cause });
+}
 
 /** Without memory for another process, or with arguments that are too long, Node throws. */
-function start(program: string, args: string[], what: string, stdio: StdioOptions): ChildProcess {
+function start(program: string, args: string[], run: FfmpegRun, stdio: StdioOptions): ChildProcess {
   try {
     return spawn(program, args, { stdio });
   } catch (cause) {
-    throw cannotStart(what, cause as Error);
+    throw cannotStart(program, run, cause as NodeJS.ErrnoException);
   }
 }
 

@@ -17,6 +17,7 @@ describe("a program that can't be started is an LtxError", () => {
 
   it.each([
     ["/nowhere/ffmpeg", "unavailable", /\/nowhere\/ffmpeg was not found: install it/],
+    ["/dev/null/ffmpeg", "unavailable", /\/dev\/null\/ffmpeg was not found/],
     ["/dev/null", "unavailable", /\/dev\/null was not found/],
     ["a\0b", "io", /null bytes/],
   ])("named by LTX_FFMPEG=%j", async (program, code, message) => {
