@@ -85,7 +85,7 @@ export class Tensor {
     check(data.length === sizeOf(shape), "shape_mismatch", () => {
       return `[tensor] shape [${shape}] holds ${sizeOf(shape)} values, got ${data.length}`;
     });
-    const values = convert(data, dtype);
+    const values = withRoom("tensor", 4 * data.length, () => convert(data, dtype));
     const result = empty(shape, { ...options, dtype });
     try {
       native.upload(result.handle, values);
@@ -300,13 +300,23 @@ function exactly<T extends Int32Array | Uint8Array>(data: ArrayLike<number>, con
   return converted;
 }
 
+/** What `make` makes in the host's memory. @throws LtxError `out_of_memory` where JavaScript throws a RangeError */
+function withRoom<T>(op: string, bytes: number, make: () => T): T {
+  try {
+    return make();
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new LtxError("out_of_memory", `[${op}] the host has no room for ${bytes} bytes: ${cause.message}`, { cause });
+  }
+}
+
 /** f32 to the bits of bf16, rounded to nearest even. */
 export function narrow(values: Float32Array): Uint16Array {
   check(values instanceof Float32Array, "invalid_argument", () => {
     return `[narrow] values are ${show(values)}, expected a Float32Array`;
   });
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  const result = new Uint16Array(values.length);
+  const result = withRoom("narrow", 2 * values.length, () => new Uint16Array(values.length));
   for (let i = 0; i < bits.length; i++) {
     const u = bits[i];
     result[i] = (u & 0x7fffffff) > 0x7f800000 ? (u >>> 16) | 0x40 : (u + 0x7fff + ((u >>> 16) & 1)) >>> 16;
@@ -319,7 +329,7 @@ export function widen(bits: Uint16Array): Float32Array {
   check(bits instanceof Uint16Array, "invalid_argument", () => {
     return `[widen] bits are ${show(bits)}, expected a Uint16Array`;
   });
-  const result = new Uint32Array(bits.length);
+  const result = withRoom("widen", 4 * bits.length, () => new Uint32Array(bits.length));
   for (let i = 0; i < bits.length; i++) result[i] = bits[i] << 16;
   return new Float32Array(result.buffer);
 }

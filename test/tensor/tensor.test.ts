@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { affine, cast, full, reshape } from "../../lib/ops/index.js";
 import { backends, device, empty, narrow, Tensor, widen } from "../../lib/tensor/index.js";
 import { expectError, some } from "../support/gradcheck.js";
@@ -130,6 +130,25 @@ describe("bf16", () => {
   it("keeps NaN a NaN, also where only low bits tell it from infinity", () => {
     const bits = new Float32Array(Uint32Array.of(0x7f800001, 0xff800001, 0x7fc00000, 0x7fffffff, 0xffffffff).buffer);
     for (const v of widen(narrow(bits))) expect(v).toBeNaN();
+  });
+
+  it("tells a host without room as an LtxError", () => {
+    const [bits, bytes] = [new Uint16Array(5), new Uint8Array(5)];
+    class Full {
+      constructor() {
+        throw new RangeError("Array buffer allocation failed");
+      }
+    }
+    try {
+      vi.stubGlobal("Uint32Array", Full);
+      expectError("out_of_memory", /\[widen\] the host has no room for 20 bytes: Array buffer/, () => widen(bits));
+      vi.stubGlobal("Float32Array", Full);
+      const options = { dtype: "f32" } as const;
+      expectError("out_of_memory", /\[tensor\] .* 20 bytes/, () => Tensor.from(bytes, [5], options));
+    } finally {
+      vi.unstubAllGlobals();
+    }
+    expect(widen(bits)).toHaveLength(5);
   });
 
   it("widens exactly, and narrows back to the same bits", () => {
