@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { count, fraction, nothing, weight, whole } from "./fields.js";
+import { count, fraction, layers, nothing, weight, whole } from "./fields.js";
 import { notOneOf, section } from "./problems.js";
 import { target, targetNames } from "./targets.js";
 import { transformerComponent } from "./transformer.js";
@@ -57,7 +57,7 @@ const byteEncoder = section({
   target: z.enum(targetNames("text_encoder", "byte")),
   params: section({
     width: count.default(128),
-    layers: count.default(2),
+    layers: layers.default(2),
     heads: count.default(4),
     max_length: count.default(32),
   }).prefault({}),

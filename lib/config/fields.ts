@@ -2,6 +2,8 @@ import { z } from "zod";
 
 /** Whole numbers from 1; from 0; numbers from 0; above 0; from 0 to 1. */
 export const count = z.number().int().min(1);
+/** Layers of a model: a thousand are twenty times as many as any has, and a million would be built for hours. */
+export const layers = count.max(1000);
 export const whole = z.number().int().min(0);
 export const weight = z.number().min(0);
 export const positive = z.number().gt(0);

@@ -5,7 +5,7 @@ import { integer } from "../arguments.js";
 import { LtxError } from "../errors.js";
 import { type FileKind, kindOfFile } from "../file-kind.js";
 import { type PipelineConfig, pipelineFile } from "./official/pipeline.js";
-import { formatPath, type Problem, problemsOf, unknownKey } from "./problems.js";
+import { formatPath, type Problem, problemsOf, safeParse, unknownKey } from "./problems.js";
 import { indentFlow, pyYamlTags } from "./pyyaml.js";
 import { type SamplingSchemeConfig, samplingSchemeFile } from "./sampling-scheme.js";
 import {
@@ -222,13 +222,7 @@ const fault = (fileName: string, message: string, cause?: unknown) =>
   new LtxError("config", `[config] ${fileName}: ${message}`, { cause });
 
 function parseParams<Schema extends z.ZodType>(schema: Schema, value: unknown, source: string): z.output<Schema> {
-  let parsed: z.ZodSafeParseResult<z.output<Schema>>;
-  try {
-    parsed = schema.safeParse(value);
-  } catch (cause) {
-    // Getters and proxies of a program's own objects may throw.
-    throw fault(source, `is no configuration: ${(cause as Error)?.message ?? cause}`, cause);
-  }
+  const parsed = safeParse(schema, value, source);
   if (parsed.success) return parsed.data;
   throw report(source, problemsOf(parsed.error, value), () => undefined);
 }

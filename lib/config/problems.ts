@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { LtxError } from "../errors.js";
 import { closest } from "../suggest.js";
 
 /** One fault in a configuration: where it is, from the root of the file, and what to do about it. */
@@ -27,6 +28,16 @@ export function unknownKey(key: string, allowed: readonly string[], renamed: Rec
   if (Object.hasOwn(renamed, key)) return `this key is now called "${renamed[key]}"`;
   const near = closest(key, allowed);
   return near ? `unknown key, did you mean "${near}"?` : `unknown key, allowed here: ${allowed.join(", ")}`;
+}
+
+/** What zod makes of a program's own object, whose getters may throw. @throws LtxError `config` when they do */
+export function safeParse<Schema extends z.ZodType>(schema: Schema, value: unknown, source: string) {
+  try {
+    return schema.safeParse(value);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new LtxError("config", `[config] ${source}: cannot be read: ${reason}`, { cause });
+  }
 }
 
 /** The faults that zod found in `input`, in this project's words. */

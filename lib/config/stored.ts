@@ -3,7 +3,7 @@ import { z } from "zod";
 import { text as argumentText } from "../arguments.js";
 import { LtxError } from "../errors.js";
 import { dataSchema } from "./data.js";
-import { count, fraction, whole } from "./fields.js";
+import { count, fraction, layers, whole } from "./fields.js";
 import { formatPath, problemsOf } from "./problems.js";
 import type { FlowRunConfig, RunConfig, VaeRunConfig } from "./schema.js";
 import { flowTrainingSchema, vaeTrainingSchema } from "./training.js";
@@ -39,7 +39,7 @@ const storedFlowRun = z.looseObject({
   }),
   text_encoder: z.discriminatedUnion("kind", [
     z.looseObject({ kind: z.literal("t5"), version: z.string(), max_length: count, path: z.string().optional() }),
-    z.looseObject({ kind: z.literal("byte"), width: count, layers: count, heads: count, max_length: count }),
+    z.looseObject({ kind: z.literal("byte"), width: count, layers: layers, heads: count, max_length: count }),
   ]),
   training: flowTrainingSchema.required({ steps: true, prompt_dropout: true }).loose(),
   sampling: z.looseObject({

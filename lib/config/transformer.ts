@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { count, orNone, positive, weight } from "./fields.js";
+import { count, layers, orNone, positive, weight } from "./fields.js";
 import { section } from "./problems.js";
 import { target } from "./targets.js";
 
@@ -22,7 +22,7 @@ export const transformerParams = section({
   is_learned_sigma: z.literal(false).default(false),
   is_class_conditional: z.literal(false).default(false),
   out_channels: orNone(count).default(null),
-  num_layers: count,
+  num_layers: layers,
   activation_fn: z.enum(FEED_FORWARD_ACTIVATIONS).default("gelu-approximate"),
   attention_bias: z.boolean().default(true),
   attention_head_dim: count,

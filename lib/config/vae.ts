@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { count, weight, whole } from "./fields.js";
+import { count, layers, weight, whole } from "./fields.js";
 import { section, unknownKey } from "./problems.js";
 import { target } from "./targets.js";
 
@@ -30,7 +30,7 @@ export type EncoderBlockName = keyof typeof ENCODER_BLOCKS;
 export type DecoderBlockName = keyof typeof DECODER_BLOCKS;
 
 const blockParams = section({
-  num_layers: count.optional(),
+  num_layers: layers.optional(),
   multiplier: count.optional(),
   residual: z.boolean().optional(),
   inject_noise: z.boolean().optional(),
@@ -50,7 +50,7 @@ export type DecoderBlock = [DecoderBlockName, number | VaeBlockParams];
 function blockList<Names extends Record<string, readonly string[]>>(table: Names) {
   const names = Object.keys(table) as [string, ...string[]];
   const block = z
-    .tuple([z.enum(names), z.union([count, blockParams])])
+    .tuple([z.enum(names), z.union([layers, blockParams])])
     .superRefine(([name, params], context) => {
       if (typeof params === "number") return;
       for (const key of Object.keys(params)) {
@@ -69,7 +69,7 @@ export const lossParams = section(
     logvar_init: z.number().default(0),
     kl_weight: weight.default(1),
     pixelloss_weight: weight.default(1),
-    disc_num_layers: count.default(3),
+    disc_num_layers: layers.default(3),
     disc_in_channels: count.optional(),
     adversarial_weight: weight.default(1),
     adversarial_start: whole.default(0),

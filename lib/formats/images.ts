@@ -43,7 +43,8 @@ const MAX_SIDE: Record<string, number> = { ".gif": 65535, ".webp": 16383 };
  * @throws LtxError `invalid_argument` or `shape_mismatch` for wrong arguments, `io` when the file cannot be written
  */
 export async function saveAnimation(path: string, video: Animation, options: AnimationOptions = {}): Promise<void> {
-  const { fps = 10, scale = 1, quality = 90, comment } = options;
+  const { fps = 10, scale = 1, quality = 90 } = options;
+  const comment = options.comment || undefined;
   const type = extname(path).toLowerCase();
   check(
     type in MAX_FPS,
@@ -116,7 +117,7 @@ export async function savePng(
 const MAX_EXIF = 65000;
 
 function describe(image: ReturnType<Sharp>, comment: string | undefined): ReturnType<Sharp> {
-  if (comment === undefined) return image;
+  if (!comment) return image;
   if (Buffer.byteLength(comment) <= MAX_EXIF) return image.withExif({ IFD0: { ImageDescription: comment } });
   return image.withXmp(xmpWithDescription(comment));
 }

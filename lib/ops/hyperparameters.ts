@@ -14,7 +14,10 @@ interface Hyperparameters {
 
 export function checkAdam({ lr, betas, eps, weightDecay, decoupled, maxNorm }: Hyperparameters): void {
   finite("adam", "lr", lr, 0);
-  const within = Array.isArray(betas) && betas.length === 2 && [...betas].every((beta) => beta >= 0 && beta < 1);
+  const within =
+    Array.isArray(betas) &&
+    betas.length === 2 &&
+    [...betas].every((beta) => typeof beta === "number" && beta >= 0 && beta < 1);
   check(within, "invalid_argument", () => `[adam] betas are ${show(betas)}, expected two numbers from 0 to below 1`);
   finite("adam", "eps", eps, 0);
   finite("adam", "weightDecay", weightDecay, 0);

@@ -315,6 +315,8 @@ export function narrow(values: Float32Array): Uint16Array {
   check(values instanceof Float32Array, "invalid_argument", () => {
     return `[narrow] values are ${show(values)}, expected a Float32Array`;
   });
+  // A transferred buffer leaves an array of no values.
+  if (values.length === 0) return new Uint16Array(0);
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
   const result = withRoom("narrow", 2 * values.length, () => new Uint16Array(values.length));
   for (let i = 0; i < bits.length; i++) {

@@ -145,7 +145,7 @@ export function mutateZip(random: Random, parts: readonly Part[]): Buffer {
  * Entries whose contents are not what their checksum says, by name; null where the archive is built in another way than
  * this reader knows, about which it says nothing.
  */
-export function wrongChecksums(bytes: Buffer): string[] | null {
+export function wrongChecksums(bytes: Buffer, { zeroIsUnchecked = false } = {}): string[] | null {
   try {
     const end = bytes.lastIndexOf("PK\x05\x06");
     if (end < 0) return null;
@@ -170,7 +170,7 @@ export function wrongChecksums(bytes: Buffer): string[] | null {
       const start = local + 30 + bytes.readUInt16LE(local + 26) + bytes.readUInt16LE(local + 28);
       const stored = bytes.subarray(start, start + packed);
       const contents = method === 8 ? inflateRawSync(stored, { maxOutputLength: 1 << 26 }) : stored;
-      if (contents.length !== size || crc32(contents) !== crc) wrong.push(name);
+      if (contents.length !== size || (crc32(contents) !== crc && !(zeroIsUnchecked && crc === 0))) wrong.push(name);
       at += 46 + nameLength + extraLength + commentLength;
     }
     return wrong;

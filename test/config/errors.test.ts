@@ -92,6 +92,13 @@ describe("values", () => {
     [
       "vae",
       "[res_x, 4]",
+      "[res_x, { num_layers: 1001 }]",
+      "encoder_blocks[0][1].num_layers: found 1001, expected at most 1000",
+    ],
+    ["vae", "[res_x, 4]", "[res_x, 20000000]", "encoder_blocks[0][1]: found 20000000, expected at most 1000"],
+    [
+      "vae",
+      "[res_x, 4]",
       "[res_x, { num_layer: 4 }]",
       'encoder_blocks[0][1].num_layer: unknown key, did you mean "num_layers"?',
     ],

@@ -64,6 +64,24 @@ describe("an official VAE", () => {
     ]);
   });
 
+  it("is refused with more layers than a model has, and where its own code throws", () => {
+    const blocks = (count: number) => ({
+      latent_channels: 4,
+      encoder_blocks: [["res_x", count]],
+      decoder_blocks: [["res_x", 1]],
+    });
+    expect(parseOfficialVae(blocks(1000), "file").encoder_blocks[0][1]).toEqual({ num_layers: 1000 });
+    expect(() => parseOfficialVae(blocks(1001), "file")).toThrow(
+      "encoder_blocks[0][1]: found 1001, expected at most 1000",
+    );
+    const throws = {
+      get latent_channels(): number {
+        throw new TypeError("not for you");
+      },
+    };
+    expect(() => parseOfficialVae(throws, "file")).toThrow("[config] file: cannot be read: not for you");
+  });
+
   it("has the official code's defaults", () => {
     const least = {
       latent_channels: 4,

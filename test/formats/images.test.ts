@@ -100,7 +100,7 @@ describe("savePng", () => {
     };
     await savePng(at(name), picture);
     expect(await read(at(name), channels)).toEqual(new Uint8Array(picture.data));
-    await savePng(at(name), picture, { scale: 2 });
+    await savePng(at(name), picture, { scale: 2, comment: "" });
     expect(await read(at(name), channels)).toEqual((await enlarge({ ...picture, frames: 1 }, 2)).data);
   });
 

@@ -116,6 +116,12 @@ describe("a T5's folder", () => {
   it.each<[string, string, string, (path: string) => void, TinyT5Options?]>([
     ["has no config.json", "checkpoint", "config.json is missing", (p) => rmSync(join(p, "config.json"))],
     ["has a damaged config.json", "file_format", "cannot be read", (p) => writeFileSync(join(p, "config.json"), "{")],
+    [
+      "has a million layers",
+      "file_format",
+      "num_layers is no T5's",
+      (p) => writeFileSync(join(p, "config.json"), config({ num_layers: 1e6 })),
+    ],
     ["is no T5", "file_format", "d_kv", (p) => writeFileSync(join(p, "config.json"), config({ d_kv: "x" }))],
     [
       "has another T5's tokenizer",

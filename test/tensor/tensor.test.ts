@@ -151,6 +151,12 @@ describe("bf16", () => {
     expect(widen(bits)).toHaveLength(5);
   });
 
+  it("takes an array whose memory was handed over for an empty one", () => {
+    const values = new Float32Array(3);
+    structuredClone(values.buffer, { transfer: [values.buffer] });
+    expect(narrow(values)).toHaveLength(0);
+  });
+
   it("widens exactly, and narrows back to the same bits", () => {
     const all = Uint16Array.from({ length: 65536 }, (_, i) => i);
     const wide = widen(all);

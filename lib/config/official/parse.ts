@@ -1,6 +1,6 @@
 import type { z } from "zod";
 import { LtxError } from "../../errors.js";
-import { formatPath, problemsOf } from "../problems.js";
+import { formatPath, problemsOf, safeParse } from "../problems.js";
 
 /**
  * Checks a section of an official checkpoint's configuration and fills in what it leaves out.
@@ -12,7 +12,7 @@ export function parseOfficial<Schema extends z.ZodType>(
   value: unknown,
   source: string,
 ): z.output<Schema> {
-  const parsed = schema.safeParse(value);
+  const parsed = safeParse(schema, value, source);
   if (parsed.success) return parsed.data;
   const problems = problemsOf(parsed.error, value).map(({ path, message }) =>
     path.length > 0 ? `${formatPath(path)}: ${message}` : message,

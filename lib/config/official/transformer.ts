@@ -1,6 +1,6 @@
 /** The configuration of an official transformer, as its checkpoint's metadata holds it. */
 import { z } from "zod";
-import { count, orNone, positive, weight } from "../fields.js";
+import { count, layers, orNone, positive, weight } from "../fields.js";
 import { FEED_FORWARD_ACTIVATIONS } from "../transformer.js";
 import { parseOfficial } from "./parse.js";
 
@@ -11,7 +11,7 @@ const only = <T extends boolean | number | string | null>(value: T) => z.literal
 const officialTransformer = z.looseObject({
   in_channels: count,
   out_channels: orNone(count).default(null),
-  num_layers: count,
+  num_layers: layers,
   num_attention_heads: count,
   attention_head_dim: count,
   cross_attention_dim: orNone(count).default(null),

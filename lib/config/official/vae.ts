@@ -1,7 +1,7 @@
 /** The configuration of an official VAE, as its checkpoint's metadata or a diffusers folder holds it. */
 import { z } from "zod";
 import { LtxError } from "../../errors.js";
-import { count } from "../fields.js";
+import { count, layers } from "../fields.js";
 import { formatPath } from "../problems.js";
 import type { DecoderBlockName, EncoderBlockName, VaeBlockParams, VaeConfig } from "../vae.js";
 import { checkCoders } from "../validate.js";
@@ -30,7 +30,7 @@ const DECODER_BLOCKS = {
 };
 
 const blockParams = z.looseObject({
-  num_layers: count.optional(),
+  num_layers: layers.optional(),
   multiplier: count.optional(),
   residual: z.boolean().optional(),
   inject_noise: z.boolean().optional(),
@@ -39,7 +39,7 @@ const blockParams = z.looseObject({
 
 function blockList<Name extends string>(defaults: Record<Name, VaeBlockParams>) {
   const names = Object.keys(defaults) as [Name, ...Name[]];
-  const block = z.tuple([z.enum(names), z.union([count, blockParams])]).transform(([name, params]) => {
+  const block = z.tuple([z.enum(names), z.union([layers, blockParams])]).transform(([name, params]) => {
     // A bare number counts layers, in blocks that have layers.
     const given: VaeBlockParams = typeof params === "number" ? { num_layers: params } : params;
     const read = Object.entries(defaults[name as Name]).map(([key, value]) => [

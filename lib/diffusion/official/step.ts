@@ -1,4 +1,5 @@
 /** One step of the official sampler, for a whole state or with a time of its own for each token. */
+import { show } from "../../arguments.js";
 import { check } from "../../errors.js";
 import { axpby, mixRows, reshape } from "../../ops/index.js";
 import { scope, Tensor } from "../../tensor/index.js";
@@ -29,13 +30,17 @@ export function mixTokens(x: Tensor, y: Tensor, a: PerToken | null, b: PerToken 
 }
 
 /** (1 - t)·x0 + t·noise, t for each token. */
-export const noiseTokens = (x0: Tensor, noise: Tensor, times: PerToken): Tensor =>
-  mixTokens(
+export function noiseTokens(x0: Tensor, noise: Tensor, times: PerToken): Tensor {
+  check(Array.isArray(times) || ArrayBuffer.isView(times), "invalid_argument", () => {
+    return `[noise] times is ${show(times)}, expected an array`;
+  });
+  return mixTokens(
     x0,
     noise,
     Float32Array.from(times, (t) => 1 - t),
     times,
   );
+}
 
 export interface StepOptions {
   /** The schedule, falling. */

@@ -9,7 +9,7 @@ const encoderConfig = z.object({
   d_model: count,
   d_kv: count,
   d_ff: count,
-  num_layers: count,
+  num_layers: count.max(1000),
   num_heads: count,
   relative_attention_num_buckets: count.min(4).multipleOf(2).default(32),
   relative_attention_max_distance: count.default(128),

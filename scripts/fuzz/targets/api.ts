@@ -309,7 +309,7 @@ const methods: Record<string, [on: (f: Things, t: Maker) => object, recipe: Reci
   "vae.decode": [(f) => f.vae, (t) => [t.f32(1, 3, 2, 2, 8), number(0.05)]],
   "vae.mode": [(f) => f.vae, (t) => [t.f32(1, 3, 2, 2, 16)]],
   "vae.kl": [(f) => f.vae, (t) => [t.f32(1, 3, 2, 2, 16)]],
-  "vae.fitFrames": [(f) => f.vae, () => [whole(5)]],
+  "vae.fitFrames": [(f) => f.vae, (t) => [t.f32(1, 5, 16, 16, 1)]],
   "vae.loadStateDict": [(f) => f.vae, () => [new Map()]],
   "vae.requiresGrad": [(f) => f.vae, () => [flag(true)]],
   "vae.train": [(f) => f.vae, () => [flag(true)]],

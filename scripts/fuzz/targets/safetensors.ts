@@ -90,7 +90,9 @@ class Json {
     this.space();
     const from = this.at++;
     for (; this.text[this.at] !== '"'; this.at++) if (this.text[this.at] === "\\") this.at++;
-    return JSON.parse(this.text.slice(from, ++this.at));
+    const text: string = JSON.parse(this.text.slice(from, ++this.at));
+    if (/\p{Surrogate}/u.test(text)) throw new SyntaxError("half a surrogate pair, which is no Unicode");
+    return text;
   }
 
   private list<T, R>(end: string, item: () => T, finish: (items: T[]) => R): R {
