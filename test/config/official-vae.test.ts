@@ -79,7 +79,7 @@ describe("an official VAE", () => {
         throw new TypeError("not for you");
       },
     };
-    expect(() => parseOfficialVae(throws, "file")).toThrow("[config] file: cannot be read: not for you");
+    expect(() => parseOfficialVae(throws, "file")).toThrow("[config] file (vae): cannot be read: not for you");
   });
 
   it("has the official code's defaults", () => {
