@@ -47,6 +47,24 @@ describe("T5", () => {
     expect(await tokens("three and 7")).toBeLessThan(12);
   });
 
+  it("reads the same of a word that never ends, looking at its beginning alone", async () => {
+    const letters = "threandsv7";
+    const words = [1, 2, 3].map((seed) =>
+      Array.from({ length: 50_000 }, (_, i) => letters[(i * i * seed + 3 * i + seed) % 10]).join(""),
+    );
+    const whole = await t5.prepare(words.map((word) => word.slice(0, 900)));
+    const long = await t5.prepare(words);
+    const read = async (prompts: typeof long) => {
+      const { embeddings, mask } = prompts();
+      const values = [Array.from(await embeddings.read()), Array.from(await mask.read())];
+      embeddings.dispose();
+      mask.dispose();
+      return values;
+    };
+    expect(await read(long)).toEqual(await read(whole));
+    for (const word of words) expect(t5.cutOff(word)).toBe(word);
+  });
+
   it("names what follows the last word that is read whole", async () => {
     for (const words of [12, 13, 40, 5000]) {
       const prompt = Array.from({ length: words }, (_, i) => ["three", "and", "7"][i % 3]).join(" ");

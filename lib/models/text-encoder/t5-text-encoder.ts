@@ -130,9 +130,13 @@ export class T5TextEncoder implements TextEncoder {
     const { tokenizer } = this.folder;
     const { maxLength } = this;
     for (let words = maxLength; ; words *= 4) {
-      const end = endOfWords(prompt, words);
+      const whole = endOfWords(prompt, words);
+      // Writing without spaces is one long word, whose time grows with the square of its length.
+      const end = Math.min(whole, words * LONGEST_TOKEN);
       const ids = tokenizer.encode(prompt.slice(0, end));
-      if (ids.length <= maxLength && end < prompt.length) continue;
+      // How the end of a part of a word is split depends on what follows.
+      const certain = end < whole ? ids.length - MARGIN : ids.length;
+      if (certain <= maxLength && end < prompt.length) continue;
       const longer = ids.length > maxLength;
       return { ids: longer ? [...ids.slice(0, maxLength - 1), tokenizer.eos] : ids, longer };
     }
@@ -182,6 +186,11 @@ export class T5TextEncoder implements TextEncoder {
 
 /** A space that parts two words for every tokenizer: letters, digits and signs of ASCII stand by themselves. */
 const BETWEEN_WORDS = / (?=[!-~\p{L}\p{N}])/gu;
+
+/** Letters of the longest token of T5's vocabulary. */
+const LONGEST_TOKEN = 16;
+/** Tokens at the end of a part of a word that may be others in the whole word. */
+const MARGIN = 64;
 
 /** Where the first words of a text end: tokens of words don't depend on the words that follow. */
 function endOfWords(text: string, words: number): number {
