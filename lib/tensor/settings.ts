@@ -26,7 +26,7 @@ const thisMachine = (): Machine => ({
 
 /**
  * `onHost` says that the device's tensors are in the host's memory.
- * @throws {LtxError} `invalid_argument` when LTX_MEMORY_LIMIT is not a size.
+ * @throws {LtxError} `invalid_argument` when LTX_MEMORY_LIMIT is not a size, or OMP_NUM_THREADS no number of threads.
  */
 export function deviceSettings(onHost: boolean, machine: Machine = thisMachine()): DeviceSettings {
   return { ...memoryLimit(onHost, machine), ...threads(machine) };
@@ -49,11 +49,25 @@ function memoryLimit(
   return { limit, limitedBy: `what the container's limit of ${whole} MiB leaves; LTX_MEMORY_LIMIT sets another` };
 }
 
+/** More threads than any machine has processors; tens of thousands would take the system's last ones. */
+const MAX_THREADS = 1024;
+
+/** What OMP_NUM_THREADS asks for, which may be a list, a number for each depth of nesting. */
+function askedThreads(env: Machine["env"], processors: number): number | undefined {
+  const given = env.OMP_NUM_THREADS?.trim();
+  if (!given) return undefined;
+  const counts = given.split(",").map((text) => (/^\s*\+?\d+\s*$/.test(text) ? Number(text) : 0));
+  if (counts.every((count) => count >= 1 && count <= MAX_THREADS)) return counts[0];
+  throw new LtxError(
+    "invalid_argument",
+    `OMP_NUM_THREADS is ${JSON.stringify(given.slice(0, 80))}, expected a whole number from 1 to ${MAX_THREADS}; this machine has ${processors} processors`,
+  );
+}
+
 /** OpenMP heeds affinity by itself, but knows nothing of quotas. */
 function threads({ env, container, processors }: Machine): Pick<DeviceSettings, "threads" | "passive"> {
   const cpus = Math.min(processors, container.cpus);
-  const asked = Number.parseInt(env.OMP_NUM_THREADS ?? "", 10);
-  const count = asked > 0 ? asked : Math.ceil(cpus);
+  const count = askedThreads(env, processors) ?? Math.ceil(cpus);
   // A thread that spins while it waits takes time from those that work, where there is not a processor for each.
   return { threads: Math.ceil(cpus) < processors ? Math.max(1, Math.ceil(cpus)) : null, passive: count > cpus };
 }

@@ -175,5 +175,13 @@ describe("deviceSettings", () => {
     expect(of(2, { OMP_NUM_THREADS: "4" }).passive).toBe(true);
     expect(of(16, { OMP_NUM_THREADS: "32" })).toEqual({ threads: null, passive: true });
     expect(of(16, { OMP_NUM_THREADS: "4" }).passive).toBe(false);
+    expect(of(16, { OMP_NUM_THREADS: " 4, 32" }).passive).toBe(false);
+    expect(of(16, { OMP_NUM_THREADS: "" })).toEqual({ threads: null, passive: false });
+    expect(of(16, { OMP_NUM_THREADS: "1024" }).passive).toBe(true);
+    for (const count of ["abc", "0", "-1", "2x", "1.5", "99999", "1025", "4,", "4,0", "1e2", "0x10"]) {
+      expect(() => of(16, { OMP_NUM_THREADS: count }), count).toThrow(
+        `OMP_NUM_THREADS is ${JSON.stringify(count)}, expected a whole number from 1 to 1024`,
+      );
+    }
   });
 });
