@@ -4,8 +4,8 @@
  * shapes) each function checks itself.
  */
 import { show } from "./arguments.js";
-import { LtxError } from "./errors.js";
-import { closest } from "./suggest.js";
+import { type ErrorCode, LtxError } from "./errors.js";
+import { closest, editDistance } from "./suggest.js";
 import { Tensor } from "./tensor/index.js";
 
 export type Spec =
@@ -54,7 +54,8 @@ export interface Signatures {
 interface Mismatch {
   readonly path: string;
   readonly value: unknown;
-  readonly expected: string;
+  /** What was expected: a type, or what {@link ALIVE} and the like say. */
+  readonly expected: Spec | Refusal;
   /** How many steps lie between the argument and the value. */
   readonly depth: number;
 }
@@ -167,19 +168,60 @@ class Guard {
   }
 
   private mismatch(name: string, { overloads }: Signature, args: readonly unknown[]): LtxError | undefined {
-    let deepest: Mismatch | undefined;
+    const found: Mismatch[] = [];
     for (const parameters of overloads) {
-      const found = this.firstWrong(parameters, args);
-      if (!found) return undefined;
-      if (!deepest || found.depth > deepest.depth) deepest = found;
-      else if (found.path === deepest.path && found.expected !== deepest.expected) {
-        deepest = { ...deepest, expected: `${deepest.expected} or ${found.expected}` };
+      const wrong = this.firstWrong(parameters, args);
+      if (!wrong) return this.misspelt(name, overloads, args);
+      found.push(wrong);
+    }
+    if (found.length === 0) return undefined;
+    // Overloads are told apart by names such as `outputType`: where that fits, what is wrong is the other thing.
+    const others = found.filter(({ expected }) => !this.isName(expected));
+    const left = others.length > 0 ? others : found;
+    const deepest = left.reduce((a, b) => (b.depth > a.depth ? b : a));
+    const { path, value } = deepest;
+    const same = left.filter((one) => one.path === path && one.depth === deepest.depth).map(({ expected }) => expected);
+    const refusal = same.find((one): one is Refusal => one instanceof Refusal);
+    const text = refusal?.text ?? this.describe({ any: same as Spec[] }, value);
+    const code = refusal?.code ?? "invalid_argument";
+    return new LtxError(code, `[${name.replace("#", ".")}] ${path} is ${show(value)}, expected ${text}`);
+  }
+
+  /** Whether nothing but names would have been right. */
+  private isName(expected: Spec | Refusal): boolean {
+    if (expected instanceof Refusal || typeof expected === "string") return false;
+    if ("any" in expected) return expected.any.every((part) => part === "undefined" || this.isName(part));
+    return "literal" in expected;
+  }
+
+  /** An option that is none, but is written much like one: it would be left out without a word. */
+  private misspelt(name: string, overloads: Signature["overloads"], args: readonly unknown[]): LtxError | undefined {
+    for (const [i, { name: parameter }] of overloads[0].entries()) {
+      const given = args[i];
+      if (parameter !== "options" && parameter !== "request") continue;
+      if (given === null || typeof given !== "object") continue;
+      const known = new Set(overloads.flatMap((one) => (one[i] ? this.fieldsOf(one[i].spec) : [])));
+      if (known.size === 0) continue;
+      for (const key of Object.keys(given)) {
+        if (known.has(key)) continue;
+        const plain = (text: string) => text.replaceAll(/[_-]/g, "").toLowerCase();
+        const slips = key.length > 5 ? 2 : 1;
+        const near =
+          [...known].find((one) => plain(one) === plain(key)) ??
+          [...known].find((one) => key.length <= LONGEST_NAME && editDistance(one, key) <= slips);
+        if (near === undefined || Object.hasOwn(given, near)) continue;
+        const text = `[${name.replace("#", ".")}] unknown option ${show(key)}, did you mean ${near}?`;
+        return new LtxError("invalid_argument", text);
       }
     }
-    if (!deepest) return undefined;
-    const { path, value, expected } = deepest;
-    const code = expected === ALIVE ? "disposed" : "invalid_argument";
-    return new LtxError(code, `[${name.replace("#", ".")}] ${path} is ${show(value)}, expected ${expected}`);
+    return undefined;
+  }
+
+  private fieldsOf(spec: Spec): string[] {
+    if (typeof spec === "string") return [];
+    if ("type" in spec) return this.fieldsOf(this.signatures.types[spec.type]);
+    if ("any" in spec) return spec.any.flatMap((part) => this.fieldsOf(part));
+    return "fields" in spec && spec.values === undefined ? Object.keys(spec.fields) : [];
   }
 
   private firstWrong(parameters: readonly Parameter[], args: readonly unknown[]): Mismatch | undefined {
@@ -195,7 +237,7 @@ class Guard {
   }
 
   private wrong(value: unknown, spec: Spec, path: string, depth: number): Mismatch | undefined {
-    const mismatch = (): Mismatch => ({ path, value, expected: this.describe(spec, value), depth });
+    const mismatch = (): Mismatch => ({ path, value, expected: spec, depth });
     if (spec === "any") return undefined;
     if (spec === "null") return value === null ? undefined : mismatch();
     if (typeof spec === "string") return typeof value === spec ? undefined : mismatch();
@@ -258,7 +300,9 @@ class Guard {
   private wrongInstance(value: unknown, name: string, mismatch: () => Mismatch): Mismatch | undefined {
     const Class = this.classes.get(name) ?? (globalThis as Record<string, unknown>)[name];
     if (typeof Class !== "function") return value !== null && typeof value === "object" ? undefined : mismatch();
-    if (!(value instanceof (Class as AnyClass))) return mismatch();
+    // Arrays of another realm (node:vm, iframes of Electron) are of a class of the same name.
+    const foreign = Class === (globalThis as Record<string, unknown>)[name] && tagOf(value) === `[object ${name}]`;
+    if (!(value instanceof (Class as AnyClass)) && !foreign) return mismatch();
     return isDisposed(value) ? { ...mismatch(), expected: ALIVE } : undefined;
   }
 
@@ -273,20 +317,21 @@ class Guard {
     if ("array" in spec) return "an array";
     if ("map" in spec) return "a Map";
     if ("tuple" in spec) return `an array of ${spec.tuple.length}`;
-    if ("instance" in spec) return `${/^[AEIOU]/.test(spec.instance) ? "an" : "a"} ${spec.instance}`;
+    if ("instance" in spec) return `${/^([AEIO]|U(?!int))/.test(spec.instance) ? "an" : "a"} ${spec.instance}`;
     if ("fields" in spec) {
       const names = Object.keys(spec.fields);
       return names.length === 0
         ? "an object"
         : `an object with ${names.slice(0, 6).join(", ")}${names.length > 6 ? ", …" : ""}`;
     }
-    const parts = spec.any.filter((part) => part !== "undefined");
+    const parts = flat(spec).filter((part) => part !== "undefined");
     const names = parts.flatMap((part) =>
       typeof part === "object" && "literal" in part ? [String(part.literal)] : [],
     );
     const others = parts.filter((part) => !(typeof part === "object" && "literal" in part));
     const near = typeof value === "string" ? closest(value, names) : undefined;
-    const known = names.length > 1 ? [`one of ${names.join(", ")}`] : names;
+    const choices = [...new Set(names)];
+    const known = choices.length > 1 ? [`one of ${choices.join(", ")}`] : choices;
     const texts = new Set([...others.map((part) => this.describe(part, value)), ...known]);
     return `${[...texts].join(" or ")}${near === undefined ? "" : `; did you mean ${near}?`}`;
   }
@@ -295,7 +340,22 @@ class Guard {
 const isDisposed = (value: unknown): boolean =>
   value instanceof Tensor && (value as { alive?: boolean }).alive !== true;
 
-const ALIVE = "a tensor that was not disposed";
+/** Longer words are no slip of the fingers. */
+const LONGEST_NAME = 60;
+
+/** What no type says. */
+class Refusal {
+  constructor(
+    readonly code: ErrorCode,
+    readonly text: string,
+  ) {}
+}
+
+const ALIVE = new Refusal("disposed", "a tensor that was not disposed");
+
+const tagOf = (value: unknown): string => Object.prototype.toString.call(value);
+
+const flat = (spec: Spec): Spec[] => (typeof spec === "object" && "any" in spec ? spec.any.flatMap(flat) : [spec]);
 
 const isClass = (value: unknown): value is AnyClass =>
   typeof value === "function" && /^class\b/.test(Function.prototype.toString.call(value));

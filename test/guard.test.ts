@@ -2,9 +2,10 @@
 import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { runInNewContext } from "node:vm";
 import { describe, expect, it } from "vitest";
 import { LtxError } from "../lib/errors.js";
-import { guard, type Signatures } from "../lib/guard.js";
+import { guard, type Signatures, type Spec } from "../lib/guard.js";
 import * as index from "../lib/index.js";
 
 const root = join(__dirname, "..");
@@ -104,6 +105,49 @@ describe("what types do not allow is named", () => {
     ["a method", () => new js.Shelf(1).put("ab"), '[Shelf.put] names is "ab", expected an array'],
   ])("%s", (_, call, message) => {
     expect(call).toThrow(new LtxError("invalid_argument", message));
+  });
+
+  it("among overloads told apart by a name, which is not what is wrong", () => {
+    const part = (type: string, optional = false): Spec => ({
+      fields: { size: "number", type: optional ? { any: [{ literal: type }, "undefined"] } : { literal: type } },
+    });
+    const options = (spec: Spec) => [{ name: "options", spec }];
+    const { draw } = guard(
+      { draw: (_: unknown) => 1 },
+      {
+        calls: { draw: { fails: "throws", overloads: [part("a"), part("b"), part("c", true)].map(options) } },
+        hidden: [],
+        types: [],
+      },
+    );
+    expect(draw({ size: 1 })).toBe(1);
+    expect(draw({ size: 1, type: "b", other: 1 })).toBe(1);
+    expect(() => draw({ size: "1" })).toThrow('[draw] options.size is "1", expected a number');
+    expect(() => draw({ size: "1", type: "a" })).toThrow('[draw] options.size is "1", expected a number');
+    expect(() => draw({ size: 1, type: "d" })).toThrow('[draw] options.type is "d", expected one of a, b, c');
+    for (const [key, near] of [
+      ["Type", "type"],
+      ["siz", "size"],
+      ["ty_pe", "type"],
+    ] as const) {
+      const given = near === "size" ? { size: 1, [key]: 2, type: "a" } : { size: 1, [key]: "a" };
+      if (near === "size")
+        expect(draw(given)).toBe(1); // the right name is there, too
+      else expect(() => draw(given)).toThrow(`[draw] unknown option "${key}", did you mean ${near}?`);
+    }
+  });
+
+  it("but arrays of another realm are arrays", () => {
+    const { sum } = guard(
+      { sum: (values: Float32Array) => values.length },
+      {
+        calls: { sum: { fails: "throws", overloads: [[{ name: "values", spec: { instance: "Float32Array" } }]] } },
+        hidden: [],
+        types: [],
+      },
+    );
+    expect(sum(runInNewContext("new Float32Array(3)"))).toBe(3);
+    expect(() => sum(runInNewContext("new Uint8Array(3)"))).toThrow("Uint8Array of 3 bytes, expected a Float32Array");
   });
 
   it("in a promise or the first step where the function answers so", async () => {
