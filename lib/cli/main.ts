@@ -1,4 +1,4 @@
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { LtxError } from "../errors.js";
 import { version } from "../version.js";
 import { convertCommand } from "./convert.js";
@@ -26,6 +26,12 @@ export async function main(argv: string[]): Promise<number> {
   return code === 0 && outputFailure() ? 1 : code;
 }
 
+/** A variable of the shell that is not set leaves nothing, which is no folder. */
+function pathText(text: string): string {
+  if (text === "") throw new InvalidArgumentError("expected a path, got nothing.");
+  return text;
+}
+
 async function run(argv: string[]): Promise<number> {
   const program = new Command("ltx-native")
     .description("LTX-Video in Node.js: train, sample and inspect")
@@ -43,6 +49,9 @@ async function run(argv: string[]): Promise<number> {
     infoCommand(),
   ];
   for (const command of commands) program.addCommand(command);
+  for (const option of commands.flatMap(({ options }) => options)) {
+    if (/<(dir|path|file|folder)>/.test(option.flags) && !option.parseArg) option.argParser(pathText);
+  }
   for (const command of [program, ...commands]) command.exitOverride();
   try {
     await program.parseAsync(isRelease(argv[0]) ? hyphenated(argv) : argv, { from: "user" });

@@ -1,5 +1,7 @@
 /** The flags of the official command, and its configuration's keys as flags, for the commands that take a release. */
+
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { LtxError } from "../errors.js";
 import { DEFAULT_RELEASE } from "../pipelines/release/files.js";
 import { DEFAULTS } from "../pipelines/release/request.js";
 import { number, whole } from "./options.js";
@@ -78,7 +80,7 @@ function flag(text: string): boolean {
   throw new InvalidArgumentError(`expected true or false, got "${text}".`);
 }
 
-/** The values of the YAML keys among the flags. @throws what yaml throws for a value that is none */
+/** The values of the YAML keys among the flags. @throws LtxError `invalid_argument` for one that is no YAML */
 export async function overridesOf(flags: object): Promise<Record<string, unknown>> {
   const given = flags as Record<string, unknown>;
   const result: Record<string, unknown> = {};
@@ -87,7 +89,14 @@ export async function overridesOf(flags: object): Promise<Record<string, unknown
     if (typeof text !== "string") continue;
     const isName = ["<file>", "<dir>", "<name>"].includes(OVERRIDES[name][0]);
     const { parse } = await import("yaml");
-    result[name.replaceAll("-", "_")] = isName ? text : parse(text);
+    try {
+      result[name.replaceAll("-", "_")] = isName ? text : parse(text);
+    } catch (cause) {
+      const [reason] = (cause as Error).message.split("\n");
+      throw new LtxError("invalid_argument", `--${name} ${text}: ${reason} Put lists in quotes: --${name} "[1, 0.5]"`, {
+        cause,
+      });
+    }
   }
   return result;
 }

@@ -11,7 +11,7 @@ interface TrainingDefaults {
 function baseShape({ learning_rate, betas }: TrainingDefaults) {
   return {
     dataset: z.literal("video/moving_mnist").default("video/moving_mnist"),
-    batch_size: count.default(8),
+    batch_size: count.max(2 ** 16).default(8),
     gradient_accumulation_steps: count.default(1),
     // Without quotes YAML 1.1 takes no for false.
     mixed_precision: z.preprocess((value) => (value === false ? "no" : value), z.enum(["no", "bf16"]).default("no")),

@@ -1,4 +1,6 @@
 import { check } from "../errors.js";
+import { room } from "../formats/media/room.js";
+import { Turns } from "../formats/turns.js";
 import { openNpyClips, openNpzClips } from "./array-clips.js";
 import type { Split } from "./digits.js";
 import { withFrames } from "./frames.js";
@@ -51,16 +53,23 @@ async function openSource(options: DataOptions, split: Split, size: number | und
   return source === "npz" ? openNpzClips(clips) : openNpyClips(clips);
 }
 
+/** Clips that are read at the same time. */
+const AT_ONCE = 64;
+
 /**
  * Several clips as one array (B, F, H, W, C).
  * @throws LtxError `shape_mismatch` for a clip that is not of the source's size
  */
 export async function loadClips(data: DataSource, indices: readonly number[]): Promise<Uint8Array> {
-  const clips = await Promise.all(indices.map((index) => readClip(data, index)));
   const bytes = data.frames * data.height * data.width * data.channels;
-  const batch = new Uint8Array(bytes * clips.length);
-  clips.forEach((clip, i) => {
-    batch.set(clip.video, i * bytes);
-  });
+  const remedy = "take a smaller batch";
+  const batch = room(Uint8Array, bytes * indices.length, `a batch of ${indices.length} clips`, remedy);
+  const turns = new Turns("[data] reading clips");
+  for (let from = 0; from < indices.length; from += AT_ONCE) {
+    const part = indices.slice(from, from + AT_ONCE);
+    const clips = await Promise.all(part.map((index) => readClip(data, index)));
+    for (const [i, clip] of clips.entries()) batch.set(clip.video, (from + i) * bytes);
+    if (turns.due) await turns.next();
+  }
   return batch;
 }

@@ -5,6 +5,7 @@ import type { Velocity } from "./rectified-flow.js";
 
 /** Samples of several tensors (B_i, …) of one shape and dtype behind one another. No gradient flows back. */
 export function joinSamples(parts: readonly Tensor[]): Tensor {
+  check(parts.length > 0, "invalid_argument", () => "[join] expects one tensor or more, got none");
   const [{ shape, dtype, device }] = parts;
   const batch = parts.reduce((n, part) => n + part.shape[0], 0);
   check(

@@ -4,6 +4,7 @@ import { extname } from "node:path";
 import { check } from "../errors.js";
 import { writeAll, writeFileAtomic } from "./atomic-file.js";
 import { gifWithComment, webpWithPlainExif, xmpWithDescription } from "./comment.js";
+import { room } from "./media/room.js";
 import { loadSharp, type Sharp } from "./text.js";
 import { Turns } from "./turns.js";
 
@@ -34,6 +35,8 @@ export interface AnimationOptions {
   comment?: string;
 }
 
+/** A frame is shown for 65.535 seconds at most. */
+export const MIN_FPS = 0.02;
 const MAX_FPS: Record<string, number> = { ".gif": 50, ".webp": 1000 };
 const MAX_SIDE: Record<string, number> = { ".gif": 65535, ".webp": 16383 };
 
@@ -52,9 +55,9 @@ export async function saveAnimation(path: string, video: Animation, options: Ani
     () => `[save] cannot tell the format of ${path}; an animation needs the extension .gif or .webp`,
   );
   check(
-    fps > 0 && fps <= MAX_FPS[type],
+    fps >= MIN_FPS && fps <= MAX_FPS[type],
     "invalid_argument",
-    () => `[save] fps must be above 0 and at most ${MAX_FPS[type]} for ${type}, got ${fps}`,
+    () => `[save] fps must be from ${MIN_FPS} to ${MAX_FPS[type]} for ${type}, got ${fps}`,
   );
   check(
     Number.isInteger(quality) && quality >= 1 && quality <= 100,
@@ -140,7 +143,12 @@ export async function enlarge(video: Animation, scale: number): Promise<Animatio
   if (scale === 1) return video;
   const { data, frames, height, width, channels } = video;
   const rowBytes = width * scale * channels;
-  const out = new Uint8Array(frames * height * scale * rowBytes);
+  const out = room(
+    Uint8Array,
+    frames * height * scale * rowBytes,
+    `the picture at scale ${scale}`,
+    "give a smaller one",
+  );
   const turns = new Turns("[save] enlarging frames");
   for (let row = 0; row < frames * height; row++) {
     const start = row * scale * rowBytes;

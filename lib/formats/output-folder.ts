@@ -1,7 +1,9 @@
 /** Folders and names for results, settled before the work that fills them. */
+
 import { mkdir, open, rm, rmdir, stat, unlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { LtxError } from "../errors.js";
+import { showBytes } from "../tensor/byte-size.js";
 import { temporaryName } from "./atomic-file.js";
 import { freeBytes } from "./disk.js";
 import { exists } from "./paths.js";
@@ -21,7 +23,7 @@ export async function checkOutputFolder(folder: string, name: string, bytes = 0)
     await (await open(trial, "wx")).close();
     await unlink(trial);
     const room = (await freeBytes(there)) ?? Number.POSITIVE_INFINITY;
-    if (room < bytes) throw fault(`has ${mib(room)} free, the result may take ${mib(bytes)}`);
+    if (room < bytes) throw fault(`has ${showBytes(room)} free, the result may take ${showBytes(bytes)}`);
   } catch (cause) {
     if (cause instanceof LtxError) throw cause;
     const { code, message } = cause as NodeJS.ErrnoException;
@@ -40,8 +42,6 @@ async function nearestFolder(folder: string): Promise<string> {
   if (!info.isDirectory()) throw Object.assign(new Error(`${folder} is a file`), { code: "ENOTDIR" });
   return folder;
 }
-
-const mib = (bytes: number): string => `${Math.ceil(bytes / 2 ** 20)} MiB`;
 
 /** A name that belongs to one writer alone, of whatever process. */
 export interface ReservedName {

@@ -1,6 +1,6 @@
 /** Reading and writing safetensors files, tensor by tensor. */
 
-import { object, show, text } from "../arguments.js";
+import { listed, object, show, text } from "../arguments.js";
 import { check } from "../errors.js";
 import { writeAll, writeFileAtomic } from "./atomic-file.js";
 import { DTYPE_BITS, isDtype, type SafetensorsDtype, toFloat32 } from "./dtypes.js";
@@ -152,20 +152,26 @@ function checkedBytes(path: string, { name, dtype, shape, data }: SafetensorsTen
   check(
     Array.isArray(shape) && shape.every((size) => Number.isSafeInteger(size) && size >= 0),
     "invalid_argument",
-    invalid(`impossible shape [${shape}]`),
+    invalid(`impossible shape ${listed(shape)}`),
   );
   const size = tensorBytes(dtype, shape);
   check(size !== undefined, "invalid_argument", invalid(`shape [${shape}] is too large or ends inside a byte`));
-  if (typeof data !== "function") checkLength(path, name, data, size);
+  if (typeof data === "function") return size;
+  check(
+    data instanceof Uint8Array,
+    "invalid_argument",
+    invalid(`data is ${show(data)}, expected a Uint8Array or a function`),
+  );
+  checkLength(path, name, data, size);
   return size;
 }
 
 function checkLength(path: string, name: string, bytes: Uint8Array, size: number): void {
   check(
-    bytes.byteLength === size,
+    bytes?.byteLength === size,
     "shape_mismatch",
     () =>
-      `[safetensors] cannot write tensor "${name}" to ${path}: got ${bytes.byteLength} bytes, its shape needs ${size}`,
+      `[safetensors] cannot write tensor "${name}" to ${path}: got ${bytes?.byteLength} bytes, its shape needs ${size}`,
   );
 }
 

@@ -6,7 +6,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import type { Writer } from "protobufjs/minimal.js";
-import { integer } from "../arguments.js";
+import { path as checkPath, integer } from "../arguments.js";
 import { check, LtxError } from "../errors.js";
 import { writeAll } from "./atomic-file.js";
 import { crc32c } from "./crc.js";
@@ -46,6 +46,7 @@ export class EventWriter {
 
   /** Makes the folder if it is missing. @throws LtxError `io` */
   static async open(folder: string): Promise<EventWriter> {
+    checkPath("tensorboard", "folder", folder);
     const seconds = String(Math.floor(Date.now() / 1000)).padStart(10, "0");
     // The time comes first and with all its digits: TensorBoard reads the files in the order of their names.
     const path = join(folder, `events.out.tfevents.${seconds}.${hostname()}.${process.pid}.${files++}`);

@@ -1,4 +1,4 @@
-import { integer } from "../arguments.js";
+import { integer, object } from "../arguments.js";
 import { check } from "../errors.js";
 import { BatchNorm, Conv3d, type Initializer, Linear, Module } from "../nn/index.js";
 import { meanSamples, reshape, silu, transpose } from "../ops/index.js";
@@ -97,6 +97,7 @@ const MAX_DIGITS = 100;
  * sum. A class that is there n times adds its first n log-odds: up to a constant that is the log-likelihood.
  */
 export function likeliestDigits(logOdds: ArrayLike<number>, digits: number): number[] {
+  object("digits", "logOdds", logOdds);
   integer("digits", "digits", digits, 0, MAX_DIGITS);
   // best[n]: the highest sum with n digits of the classes so far, and the digits themselves.
   let best: ({ score: number; found: number[] } | undefined)[] = [{ score: 0, found: [] }];

@@ -1,3 +1,4 @@
+import { integer } from "../arguments.js";
 import type { SamplingSchemeConfig } from "../config/index.js";
 import { check } from "../errors.js";
 import type { FlowModel } from "../models/flow-model.js";
@@ -39,8 +40,12 @@ export function checkOverlap(model: Sized, overlap: number): void {
   });
 }
 
+/** Over an hour of video, which is kept in memory while it is drawn. */
+const MAX_FRAMES = 100_000;
+
 /** @throws LtxError `invalid_argument` */
 export function planAutoregressive(model: Sized, frames: number, overlap = defaultOverlap(model)): Windows {
+  integer("sample", "frames", frames, 1, MAX_FRAMES);
   const window = model.config.sampling.frames;
   if (frames > window) checkOverlap(model, overlap);
   return { frames, first: Math.min(frames, window), overlap, step: window - overlap };

@@ -16,3 +16,10 @@ export function parseBytes(text: string): number | undefined {
 
 /** For messages: what {@link parseBytes} takes. */
 export const BYTE_SIZES = "a number of bytes or a size such as 8GB, 8GiB or 512m";
+
+/** A number of bytes for people: `1.9 GiB`, `640.0 KiB`. */
+export function showBytes(bytes: number): string {
+  if (bytes < 1024) return `${Math.floor(bytes)} bytes`;
+  const unit = bytes < 2 ** 20 ? "KiB" : bytes < 2 ** 30 ? "MiB" : "GiB";
+  return `${(bytes / { KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 }[unit]).toFixed(1)} ${unit}`;
+}

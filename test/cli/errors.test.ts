@@ -50,6 +50,13 @@ describe("options", () => {
     ["sample", "required option '--checkpoint <path>' not specified"],
     ["sample --checkpoint x --guidance -1", 'expected a number of at least 0, got "-1"'],
     ["sample --checkpoint x --num-samples 0", 'expected a whole number of at least 1, got "0"'],
+    ["train --batch-size 1000000 --config configs/quickstart.yaml", "batch_size"],
+    ["train --config configs/quickstart.yaml --out=", "option '--out <dir>' argument '' is invalid. expected a path"],
+    ["sample --checkpoint= --out x", "expected a path, got nothing"],
+    ["generate --prompt x --output-path=", "expected a path, got nothing"],
+    ["generate --prompt x --timesteps [1,0.5", "--timesteps [1,0.5: ", 'Put lists in quotes: --timesteps "[1, 0.5]"'],
+    ["generate --prompt x --first-pass {a", "--first-pass {a: "],
+    ["plan --stg-scale &", "--stg-scale &: "],
     ["reconstruct", "required option '--checkpoint <path>' not specified"],
     ["info --jsn", "unknown option '--jsn'"],
   ];

@@ -62,8 +62,9 @@ describe("saveAnimation", () => {
 
   it.each<[string, Animation, object, string]>([
     ["x.avi", grey, {}, "needs the extension .gif or .webp"],
-    ["x.gif", grey, { fps: 60 }, "fps must be above 0 and at most 50 for .gif, got 60"],
-    ["x.webp", grey, { fps: 0 }, "fps must be above 0"],
+    ["x.gif", grey, { fps: 60 }, "fps must be from 0.02 to 50 for .gif, got 60"],
+    ["x.webp", grey, { fps: 0 }, "fps must be from 0.02"],
+    ["x.webp", grey, { fps: 0.001 }, "fps must be from 0.02 to 1000 for .webp, got 0.001"],
     ["x.webp", grey, { quality: 101 }, "quality must be a whole number from 1 to 100, got 101"],
     ["x.gif", grey, { scale: 1.5 }, "scale must be a positive whole number, got 1.5"],
     ["x.gif", { ...grey, frames: 13 }, {}, "[13,32,40,1] pixels need 16640 bytes, got 15360"],

@@ -37,7 +37,7 @@ describe("checkOutputFolder", () => {
     await checkOutputFolder(at("new"), "--out", 1000);
     const error = await failure(() => checkOutputFolder(at("new"), "--out", 2 * bavail * bsize));
     expect(error.code).toBe("io");
-    expect(error.message).toMatch(/has \d+ MiB free, the result may take \d+ MiB; name another folder$/);
+    expect(error.message).toMatch(/has [\d.]+ GiB free, the result may take [\d.]+ GiB; name another folder$/);
   });
 });
 

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
-import { parseBytes } from "../../lib/tensor/byte-size.js";
+import { parseBytes, showBytes } from "../../lib/tensor/byte-size.js";
 import { containerLimits } from "../../lib/tensor/container.js";
 
 import { deviceSettings, type Machine } from "../../lib/tensor/settings.js";
@@ -49,6 +49,18 @@ describe("sizes in bytes", () => {
     ]) {
       expect(parseBytes(text), text).toBeUndefined();
     }
+  });
+});
+
+describe("bytes for people", () => {
+  it.each([
+    [0, "0 bytes"],
+    [1023, "1023 bytes"],
+    [16384, "16.0 KiB"],
+    [1.5 * 2 ** 20, "1.5 MiB"],
+    [2 ** 40, "1024.0 GiB"],
+  ])("%s are %s", (bytes, text) => {
+    expect(showBytes(bytes)).toBe(text);
   });
 });
 

@@ -1,6 +1,6 @@
 /** The configuration of an official latent upsampler. */
 import { z } from "zod";
-import { count } from "../fields.js";
+import { count, layers } from "../fields.js";
 import { parseOfficial } from "./parse.js";
 
 const GROUPS = 32;
@@ -10,7 +10,7 @@ const officialUpsampler = z
   .looseObject({
     in_channels: count.default(4),
     mid_channels: count.default(128),
-    num_blocks_per_stage: count.default(4),
+    num_blocks_per_stage: layers.default(4),
     dims: z.literal([2, 3]).default(2),
     spatial_upsample: z.boolean().default(true),
     temporal_upsample: z.boolean().default(false),

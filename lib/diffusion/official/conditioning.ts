@@ -137,6 +137,7 @@ function repeatSample(x: Tensor, batch: number): Tensor {
 /** The video's latents (B, f, h, w, C) among the tokens (B, L, C) of a state. */
 export function videoLatents(tokens: Tensor, groups: readonly TokenGroup[]): Tensor {
   const [batch, length, channels] = tokens.shape;
+  check(groups.length > 0, "invalid_argument", () => "[conditioning] expects one group of tokens or more, got none");
   const { grid } = groups[groups.length - 1];
   const count = grid[0] * grid[1] * grid[2];
   const rows = reshape(tokens, [batch, length * channels]);

@@ -29,11 +29,15 @@ export function mixTokens(x: Tensor, y: Tensor, a: PerToken | null, b: PerToken 
   });
 }
 
+function checkTimes(times: PerToken): void {
+  check(Array.isArray(times) || ArrayBuffer.isView(times), "invalid_argument", () => {
+    return `[step] times is ${show(times)}, expected an array`;
+  });
+}
+
 /** (1 - t)·x0 + t·noise, t for each token. */
 export function noiseTokens(x0: Tensor, noise: Tensor, times: PerToken): Tensor {
-  check(Array.isArray(times) || ArrayBuffer.isView(times), "invalid_argument", () => {
-    return `[noise] times is ${show(times)}, expected an array`;
-  });
+  checkTimes(times);
   return mixTokens(
     x0,
     noise,
@@ -63,6 +67,7 @@ export function flowStep(x: Tensor, v: Tensor, { timesteps, time, noise = null, 
     if (!noise) return axpby(1, x, next - time, v);
     return scope(() => axpby(1 - next, axpby(1, x, -time, v), next, noise));
   }
+  if (typeof time !== "number") checkTimes(time);
   const times = typeof time === "number" ? new Float64Array(x.shape[1]).fill(time) : Float64Array.from(time);
   const stays = (i: number) => active !== null && !active[i % active.length];
   const next = times.map((t) => nextTime(timesteps, t));

@@ -1,8 +1,10 @@
 /** Frames as numbers: what the models take, and the operations on them that come before. */
+
 import { object, show } from "../../arguments.js";
 import { check } from "../../errors.js";
 import type { Animation } from "../images.js";
 import { Turns } from "../turns.js";
+import { room } from "./room.js";
 
 /** Frames of numbers, (frames, height, width, channels), channels last; around [-1, 1] where a model takes them. */
 export interface PixelClip {
@@ -65,7 +67,7 @@ async function interpolate(
   [outer, from, inner, to]: readonly [outer: number, from: number, inner: number, to: number],
   turns: Turns,
 ): Promise<Float32Array> {
-  const result = new Float32Array(outer * to * inner);
+  const result = room(Float32Array, outer * to * inner, "the resized frames", "give a smaller size");
   const places = Float64Array.from({ length: to }, (_, at) => Math.max(0, (at + 0.5) * (from / to) - 0.5));
   for (let o = 0; o < outer; o++) {
     for (let at = 0; at < to; at++) {

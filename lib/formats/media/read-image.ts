@@ -12,6 +12,9 @@ const MAX_PIXELS = 0x3fff * 0x3fff;
 /** Files whose pages are frames; those of others are documents. */
 const ANIMATED = ["gif", "webp"];
 
+/** Bytes in which the beginning of an animated PNG says so. */
+const ANIMATION_WITHIN = 4096;
+
 /**
  * An image of the kind that its content says, in sRGB of 8 bits: colour profiles are applied, 16 bits are cut to 8,
  * photographs turned upright, transparent pixels laid on black. An animation gives all its frames.
@@ -31,6 +34,10 @@ export async function readImage(
     const input = { limitInputPixels: false };
     const { format, width, height, pageHeight = height, pages = 1 } = await sharp(file, input).metadata();
     check(format === kind.format, "file_format", () => `[media] ${path} is ${kind.name}, but opens as ${format}`);
+    // An animated PNG says so before its first picture; sharp reads that one alone.
+    if (format === "png" && maxFrames > 1 && file.subarray(0, ANIMATION_WITHIN).includes("acTL")) {
+      onNotice(`${path} is an animated PNG: its first frame is read, the others are left out`);
+    }
     check(width * pageHeight <= MAX_PIXELS, "file_format", () => {
       return `[media] ${path} has ${width}x${pageHeight} pixels, more than ${MAX_PIXELS}: make it smaller`;
     });

@@ -60,8 +60,14 @@ export async function readVideo(
   });
   const says = complaint === "" ? "" : `; ffmpeg says: ${lastLine(complaint)}`;
   check(frames.count > 0, "file_format", () => `[media] no frame of ${path} can be read${says}`);
-  noticeDamage(path, frames.count, { expected, maxFrames, says }, onNotice);
-  if (!isSteady(parseTimes(times))) {
+  const at = parseTimes(times);
+  // Frames at no steady rate can't be counted by the time that they fill: they are all there if they reach the end.
+  const steady = isSteady(at);
+  const gaps = at.slice(1).map((time, i) => time - at[i]);
+  const reaches = at[at.length - 1] + Math.max(0, ...gaps) >= (info.seconds ?? 0) * (1 - CLOSE);
+  const counted = steady || !reaches ? expected : undefined;
+  noticeDamage(path, frames.count, { expected: counted, maxFrames, says }, onNotice);
+  if (!steady) {
     onNotice(
       `the frames of ${path} do not come at a steady rate: each is read once, so that motion may change its speed`,
     );

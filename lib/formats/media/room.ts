@@ -1,6 +1,8 @@
 /** Memory for frames, asked for before they are read. */
+
 import { freemem } from "node:os";
 import { LtxError } from "../../errors.js";
+import { showBytes } from "../../tensor/byte-size.js";
 
 interface Kind<Data> {
   new (length: number): Data;
@@ -15,7 +17,7 @@ interface Kind<Data> {
 export function checkRoom(bytes: number, what: string, remedy: string): void {
   // Linux hands out more than there is, and ends the process when it is used.
   const left = process.availableMemory?.() ?? freemem();
-  if (!(bytes <= left)) throw tooMuch(bytes, what, `${gib(left)} are left`, remedy);
+  if (!(bytes <= left)) throw tooMuch(bytes, what, `${showBytes(left)} are left`, remedy);
 }
 
 /**
@@ -38,8 +40,6 @@ export function room<Data extends Uint8Array | Float32Array>(
 }
 
 function tooMuch(bytes: number, what: string, limit: string, remedy: string, cause?: unknown): LtxError {
-  const message = `[media] ${what} would take ${gib(bytes)} of memory, ${limit}: ${remedy}`;
+  const message = `[media] ${what} would take ${showBytes(bytes)} of memory, ${limit}: ${remedy}`;
   return new LtxError("out_of_memory", message, { cause });
 }
-
-const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;

@@ -1,3 +1,4 @@
+import { show } from "../../arguments.js";
 import { check } from "../../errors.js";
 import type { Parameter } from "../../nn/index.js";
 import type { Tensor } from "../../tensor/index.js";
@@ -57,6 +58,9 @@ export function cutNotices(encoder: TextEncoder, prompts: readonly string[]): st
   const notices: string[] = [];
   for (const prompt of new Set(prompts)) {
     const cut = encoder.cutOff(prompt);
+    check(typeof cut === "string", "invalid_argument", () => {
+      return `[prompt] the encoder's cutOff gave ${show(cut)}, expected a text`;
+    });
     if (cut === "") continue;
     const shown = (text: string) => JSON.stringify(text.length > SHOWN ? `${text.slice(0, SHOWN)}…` : text);
     notices.push(

@@ -1,4 +1,5 @@
 /** Layers that some samples of a batch skip: the weaker model that spatio-temporal guidance steers away from. */
+import { integer } from "../../arguments.js";
 import { check } from "../../errors.js";
 import { type Device, Tensor } from "../../tensor/index.js";
 
@@ -24,6 +25,9 @@ export interface SkippedRows {
   skipped: Tensor;
 }
 
+/** Layers, or samples, beyond any. */
+const MAX_SIZE = 2 ** 16;
+
 /** The mask of `layers` blocks with which the samples `rows` of a batch skip the blocks `blocks`. */
 export function skipMask(
   layers: number,
@@ -31,6 +35,8 @@ export function skipMask(
   blocks: readonly number[],
   rows: readonly number[],
 ): SkipLayers["mask"] {
+  integer("skip layers", "layers", layers, 0, MAX_SIZE);
+  integer("skip layers", "batch", batch, 0, MAX_SIZE);
   for (const block of blocks) {
     check(Number.isInteger(block) && block >= 0 && block < layers, "invalid_argument", () => {
       return `[skip layers] block ${block} is not one of the model's, which are 0 to ${layers - 1}`;

@@ -1,4 +1,5 @@
 /** The building blocks of encoder and decoder. All of them map (B,F,H,W,C) to (B,F',H',W',C') in the dtype they get. */
+import { integer } from "../../arguments.js";
 import { check } from "../../errors.js";
 import {
   CausalConv3d,
@@ -149,6 +150,9 @@ export interface MidBlockOptions extends ResnetOptions {
 }
 
 /** `res_x` and `attn_res_x`: residual blocks of one width that share a time embedder (reference UNetMidBlock3D). */
+/** As in configurations. */
+const MAX_LAYERS = 1000;
+
 export class UNetMidBlock3D extends Module {
   time_embedder: TimestepEmbedding | null;
   res_blocks: ResnetBlock3D[];
@@ -161,6 +165,7 @@ export class UNetMidBlock3D extends Module {
     check(!headDim || channels % headDim === 0, "invalid_argument", () => {
       return `[video vae] attention_head_dim ${headDim} does not divide the ${channels} channels`;
     });
+    integer("video vae", "layers", layers, 0, MAX_LAYERS);
     this.time_embedder = timestepConditioning ? new TimestepEmbedding(4 * channels, init) : null;
     this.res_blocks = Array.from({ length: layers }, () => new ResnetBlock3D(channels, channels, init, options));
     const attention = {

@@ -3,8 +3,10 @@
  * see only a few positions around each pixel. So the first blocks run on the whole video and the others on tiles that
  * overlap by all that they see: the pixels that are kept are those of the whole video, there is nothing to blend.
  */
+
 import { checkShape, number } from "../../arguments.js";
-import { LtxError } from "../../errors.js";
+import { check, LtxError } from "../../errors.js";
+import { showBytes } from "../../tensor/byte-size.js";
 import type { Shape } from "../../tensor/index.js";
 import type { Stride } from "./blocks.js";
 import { type DecoderConfig, divisor } from "./decoder.js";
@@ -189,6 +191,9 @@ function extentOf(stages: readonly Stage[], axis: Axis, from: number, parts: rea
  */
 export function planDecode(config: DecoderConfig, latents: Shape, budget: number, bytesPerValue: number): TilePlan {
   checkShape("decode", latents);
+  check(latents.length === 5, "invalid_argument", () => {
+    return `[decode] latents have the shape [${latents}], expected [batch, frames, height, width, channels]`;
+  });
   number("decode", "budget", budget);
   const [batch, ...grid] = latents;
   const stages = decoderStages(config, bytesPerValue);
@@ -203,11 +208,10 @@ export function planDecode(config: DecoderConfig, latents: Shape, budget: number
     if (plan.bytes <= budget && plan.work < (best?.work ?? Number.POSITIVE_INFINITY)) best = plan;
   }
   if (best) return best;
-  const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
   const [frames, height, width] = AXES.map((axis) => all[axis][stages.length]);
   throw new LtxError(
     "out_of_memory",
-    `[video vae] decoding ${batch} of ${frames}x${height}x${width} needs ${gib(least)} even in tiles, ${gib(budget)} ` +
+    `[video vae] decoding ${batch} of ${frames}x${height}x${width} needs ${showBytes(least)} even in tiles, ${showBytes(budget)} ` +
       "are free: lower num_frames, height or width, or offload other models",
   );
 }

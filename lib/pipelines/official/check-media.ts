@@ -32,7 +32,9 @@ export function checkItem(
   const { mediaItem, mediaFrameNumber: first, conditioningStrength = 1, mediaX, mediaY } = item;
   const { batch, numFrames, time } = video;
   const name = `conditioningItems[${i}]`;
-  if (mediaX || mediaY) refuse(`${name}: mediaX and mediaY are not supported, media fill the whole frame`);
+  if ((mediaX ?? 0) !== 0 || (mediaY ?? 0) !== 0) {
+    refuse(`${name}: mediaX and mediaY are not supported, media fill the whole frame`);
+  }
   inUnit(`${name}.conditioningStrength`, conditioningStrength);
   const whole = (n: number) => (n - 1) % time === 0;
   const frames = checkClips(`${name}.mediaItem`, mediaItem, batch, whole, `1 or ${time}k+1 frames`);

@@ -1,4 +1,5 @@
 /** The texts, or their features, that a request brings, checked. */
+import { show } from "../../arguments.js";
 import type { TextEmbedding } from "../../models/text-encoder/index.js";
 import type { TransformerOptions } from "../../models/transformer/index.js";
 import type { Tensor } from "../../tensor/index.js";
@@ -27,11 +28,18 @@ export interface CheckedPrompts {
   repeats: number;
 }
 
+/** More than fit into any memory; a program's mistake must not fill it with texts. */
+const MAX_SAMPLES = 4096;
+
 /** @throws {LtxError} `invalid_argument` */
 export function checkPrompts(options: PromptOptions, transformer: TransformerOptions): CheckedPrompts {
   const { prompt, negativePrompt, promptEmbeds, numImagesPerPrompt: repeats = 1 } = options;
   if (!(Number.isSafeInteger(repeats) && repeats >= 1)) {
     refuse(`numImagesPerPrompt ${repeats}: needs a whole number from 1`);
+  }
+  const given = promptEmbeds ? promptEmbeds.shape[0] : Array.isArray(prompt) ? prompt.length : 1;
+  if (given * repeats > MAX_SAMPLES) {
+    refuse(`${given} prompts with numImagesPerPrompt ${repeats}: at most ${MAX_SAMPLES} videos can be drawn at once`);
   }
   if (promptEmbeds) {
     if (prompt !== undefined || negativePrompt !== undefined) {
@@ -42,12 +50,12 @@ export function checkPrompts(options: PromptOptions, transformer: TransformerOpt
   }
   const prompts = typeof prompt === "string" ? [prompt] : prompt;
   if (!areTexts(prompts)) {
-    refuse(`prompt must be a text or a list of them, or give promptEmbeds; got ${JSON.stringify(prompt)}`);
+    refuse(`prompt must be a text or a list of them, or give promptEmbeds; got ${show(prompt)}`);
   }
-  const given = negativePrompt ?? "";
-  const negative = typeof given === "string" ? prompts.map(() => given) : given;
+  const against = negativePrompt ?? "";
+  const negative = typeof against === "string" ? prompts.map(() => against) : against;
   if (!areTexts(negative) || negative.length !== prompts.length) {
-    refuse(`negativePrompt must be a text, or one for each of ${prompts.length} prompts; got ${JSON.stringify(given)}`);
+    refuse(`negativePrompt must be a text, or one for each of ${prompts.length} prompts; got ${show(against)}`);
   }
   const each = (list: readonly string[]) => list.flatMap((text) => Array<string>(repeats).fill(text.trim()));
   return {

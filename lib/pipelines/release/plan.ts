@@ -1,4 +1,5 @@
 /** What drawing a video takes in memory, told from the files' headers before anything is loaded. */
+
 import { readFile } from "node:fs/promises";
 import { freemem } from "node:os";
 import { join } from "node:path";
@@ -15,6 +16,7 @@ import { refuseFile } from "../../models/text-encoder/t5-folder.js";
 import { decoderConfig } from "../../models/video-vae/coders.js";
 import { DECODE_BUDGET, planDecode, type TilePlan } from "../../models/video-vae/tile-plan.js";
 import { precisionDtypes } from "../../nn/precision.js";
+import { showBytes } from "../../tensor/byte-size.js";
 import { type Device, device as openDevice } from "../../tensor/index.js";
 import { openFiles } from "../official/open-files.js";
 import { findReleaseConfig, findReleaseFiles, type ReleaseFiles } from "./files.js";
@@ -171,8 +173,8 @@ export function checkFits(plan: MemoryPlan): void {
   const stage = plan.stages.reduce((a, b) => (a.weights + a.activations >= b.weights + b.activations ? a : b));
   throw new LtxError(
     "out_of_memory",
-    `[plan] ${stage.name} needs ${gib(stage.weights)} for weights and ${gib(stage.activations)} for activations on ` +
-      `${device}, where ${gib(available)} are free${shared ? ` and ${gib(host)} go to frames and Node` : ""}: ${remedy(plan)}`,
+    `[plan] ${stage.name} needs ${showBytes(stage.weights)} for weights and ${showBytes(stage.activations)} for activations on ` +
+      `${device}, where ${showBytes(available)} are free${shared ? ` and ${showBytes(host)} go to frames and Node` : ""}: ${remedy(plan)}`,
   );
 
   function remedy({ peakOffloaded, weights }: MemoryPlan): string {

@@ -1,6 +1,8 @@
 /** What the official command line asks for, checked before anything is loaded. */
+
 import type { PipelineConfig } from "../../config/index.js";
 import { check, LtxError } from "../../errors.js";
+import { MIN_FPS } from "../../formats/images.js";
 import { firstFrames, type PixelClip } from "../../formats/media/clip.js";
 import { hasX264 } from "../../formats/media/encoders.js";
 import { prepareMedia } from "../../formats/media/prepare.js";
@@ -65,6 +67,9 @@ export function checkRequest(request: ReleaseRequest, config: PipelineConfig): C
   if (!FORMATS.includes(full.format)) throw fault("format", full.format, `one of ${FORMATS.join(", ")}`);
   const fastest = full.format === ".gif" && numFrames > 1 ? 50 : 1000;
   if (full.frameRate > fastest) throw fault("frame_rate", full.frameRate, `at most ${fastest} for ${full.format}`);
+  if (numFrames > 1 && [".gif", ".webp"].includes(full.format) && full.frameRate < MIN_FPS) {
+    throw fault("frame_rate", full.frameRate, `at least ${MIN_FPS} for ${full.format}`);
+  }
   checkConditioning(full);
   if (full.inputMediaPath !== undefined) checkSource(config);
   return { ...full, padded: paddedSize({ height, width, frames: numFrames }) };

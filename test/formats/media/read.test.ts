@@ -34,6 +34,50 @@ async function png(name: string, { data, height, width }: Animation): Promise<vo
     .toFile(at(name));
 }
 
+describe("videos at no steady rate", () => {
+  const shown = (name: string, ...filters: string[]) =>
+    execFileSync("ffmpeg", [
+      "-v",
+      "error",
+      "-y",
+      "-f",
+      "lavfi",
+      "-i",
+      "testsrc=size=32x32:rate=10:duration=2",
+      ...filters,
+      at(name),
+    ]);
+
+  it("are whole when they reach the end, and damaged when they do not", async () => {
+    shown("vfr.mp4", "-vf", "select='not(mod(n,3))',setpts=N*N*0.05/TB", "-fps_mode", "vfr");
+    const { frames, notices } = await read("vfr.mp4");
+    expect(frames).toBe(7);
+    expect(notices.join()).toMatch(/do not come at a steady rate/);
+    expect(notices.join()).not.toMatch(/damaged/);
+  });
+});
+
+describe("animated PNGs", () => {
+  it("are said to lose their frames but the first", async () => {
+    execFileSync("ffmpeg", [
+      "-v",
+      "error",
+      "-y",
+      "-f",
+      "lavfi",
+      "-i",
+      "testsrc=size=8x8:rate=10:duration=1",
+      "-f",
+      "apng",
+      at("moves.png"),
+    ]);
+    const { frames, notices } = await read("moves.png");
+    expect(frames).toBe(1);
+    expect(notices.join()).toMatch(/is an animated PNG: its first frame is read/);
+    expect((await read("moves.png", 1)).notices).toEqual([]);
+  });
+});
+
 describe("images", () => {
   const raw = (data: Uint8Array | Uint16Array, channels: 1 | 2 | 3 | 4) =>
     sharp(data, { raw: { width: data.length / channels, height: 1, channels } });

@@ -241,6 +241,8 @@ describe("what is refused", () => {
     ["frameRate 0: needs a number above 0", { frameRate: 0 }],
     ["prompt must be a text or a list of them, or give promptEmbeds; got undefined", { prompt: undefined }],
     ["or one for each of 2 prompts", { prompt: ["a", "b"], negativePrompt: ["c"] }],
+    ["1 prompts with numImagesPerPrompt 100000000: at most 4096 videos", { numImagesPerPrompt: 1e8 }],
+    ["5000 prompts with numImagesPerPrompt 1: at most 4096", { prompt: Array(5000).fill("one") }],
     ["numImagesPerPrompt 0: needs a whole number from 1", { numImagesPerPrompt: 0 }],
     ["seed -1: needs a whole number from 0", { seed: -1 }],
     ["distilled for the times 1, 0.9937", { timesteps: [1, 0.5] }],
