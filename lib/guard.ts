@@ -168,16 +168,17 @@ class Guard {
   }
 
   private mismatch(name: string, { overloads }: Signature, args: readonly unknown[]): LtxError | undefined {
-    const found: Mismatch[] = [];
+    let left: Mismatch[] = [];
+    let fewest = Number.POSITIVE_INFINITY;
     for (const parameters of overloads) {
       const wrong = this.firstWrong(parameters, args);
       if (!wrong) return this.misspelt(name, overloads, args);
-      found.push(wrong);
+      // The overload that was meant is the one of which the least is wrong.
+      const count = overloads.length === 1 ? 0 : this.countWrong(parameters, args);
+      if (count < fewest) [left, fewest] = [[], count];
+      if (count === fewest) left.push(wrong);
     }
-    if (found.length === 0) return undefined;
-    // Overloads are told apart by names such as `outputType`: where that fits, what is wrong is the other thing.
-    const others = found.filter(({ expected }) => !this.isName(expected));
-    const left = others.length > 0 ? others : found;
+    if (left.length === 0) return undefined;
     const deepest = left.reduce((a, b) => (b.depth > a.depth ? b : a));
     const { path, value } = deepest;
     const same = left.filter((one) => one.path === path && one.depth === deepest.depth).map(({ expected }) => expected);
@@ -187,11 +188,18 @@ class Guard {
     return new LtxError(code, `[${name.replace("#", ".")}] ${path} is ${show(value)}, expected ${text}`);
   }
 
-  /** Whether nothing but names would have been right. */
-  private isName(expected: Spec | Refusal): boolean {
-    if (expected instanceof Refusal || typeof expected === "string") return false;
-    if ("any" in expected) return expected.any.every((part) => part === "undefined" || this.isName(part));
-    return "literal" in expected;
+  /** How many arguments, or of objects their fields, are wrong. */
+  private countWrong(parameters: readonly Parameter[], args: readonly unknown[]): number {
+    return parameters.reduce((sum, { name, spec, optional }, i) => {
+      const value = args[i];
+      if (optional && value === undefined) return sum;
+      const fields = typeof spec === "object" && "type" in spec ? this.signatures.types[spec.type] : spec;
+      if (value === null || typeof value !== "object" || typeof fields === "string" || !("fields" in fields)) {
+        return sum + (this.wrong(value, spec, name, 0) ? 1 : 0);
+      }
+      const own = value as Record<string, unknown>;
+      return sum + Object.entries(fields.fields).filter(([key, field]) => this.wrong(own[key], field, "", 0)).length;
+    }, 0);
   }
 
   /** An option that is none, but is written much like one: it would be left out without a word. */
@@ -206,10 +214,9 @@ class Guard {
         if (known.has(key)) continue;
         const plain = (text: string) => text.replaceAll(/[_-]/g, "").toLowerCase();
         const slips = key.length > 5 ? 2 : 1;
-        const near =
-          [...known].find((one) => plain(one) === plain(key)) ??
-          [...known].find((one) => key.length <= LONGEST_NAME && editDistance(one, key) <= slips);
-        if (near === undefined || Object.hasOwn(given, near)) continue;
+        const same = [...known].find((one) => plain(one) === plain(key));
+        const near = same ?? [...known].find((one) => key.length <= LONGEST_NAME && editDistance(one, key) <= slips);
+        if (near === undefined || (same === undefined && Object.hasOwn(given, near))) continue;
         const text = `[${name.replace("#", ".")}] unknown option ${show(key)}, did you mean ${near}?`;
         return new LtxError("invalid_argument", text);
       }

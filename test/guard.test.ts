@@ -124,6 +124,7 @@ describe("what types do not allow is named", () => {
     expect(draw({ size: 1, type: "b", other: 1 })).toBe(1);
     expect(() => draw({ size: "1" })).toThrow('[draw] options.size is "1", expected a number');
     expect(() => draw({ size: "1", type: "a" })).toThrow('[draw] options.size is "1", expected a number');
+    expect(() => draw({ size: "1", type: "d" })).toThrow(/options\.(size|type) is /);
     expect(() => draw({ size: 1, type: "d" })).toThrow('[draw] options.type is "d", expected one of a, b, c');
     for (const [key, near] of [
       ["Type", "type"],
