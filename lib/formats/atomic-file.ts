@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { type FileHandle, open, rename, unlink } from "node:fs/promises";
+import { type FileHandle, open, rename, stat, unlink } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { LtxError } from "../errors.js";
 import { isFolder } from "./paths.js";
@@ -23,10 +23,22 @@ export async function writeFileAtomic(path: string, write: (file: FileHandle) =>
   });
 }
 
+/**
+ * A rename would put a file in the place of /dev/null, for every program of the machine.
+ * @throws LtxError `io` for a device, pipe or socket
+ */
+export async function checkReplaceable(path: string): Promise<void> {
+  const there = await stat(path).catch(() => null);
+  if (there && !there.isFile() && !there.isDirectory()) {
+    throw new LtxError("io", `[write] ${path} is a device, pipe or socket, expected the name of a file`);
+  }
+}
+
 /** The same with a file that `make` writes and syncs under the temporary name that it is given. */
 export async function replaceAtomic(path: string, make: (temporary: string) => Promise<void>): Promise<void> {
   const folder = dirname(path);
   const temporary = join(folder, temporaryName(basename(path), "tmp"));
+  await checkReplaceable(path);
   try {
     await make(temporary);
     await rename(temporary, path);

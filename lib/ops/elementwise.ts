@@ -49,7 +49,7 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
   );
   const known = sizeOf(shape.filter((d) => d !== -1));
   const full = shape.map((d) => (d === -1 ? x.size / known : d));
-  check(sizeOf(full) === x.size && full.every(Number.isInteger), "shape_mismatch", () => {
+  check(full.every(Number.isInteger) && sizeOf(full) === x.size, "shape_mismatch", () => {
     return `[reshape] ${x.size} values of shape [${x.shape}] do not fit [${shape}]`;
   });
   return record("reshape", alias(x, full), [x], [], (grad) => [alias(grad, x.shape)]);

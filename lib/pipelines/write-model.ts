@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { link, mkdir, open, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, extname, join } from "node:path";
 import { check, LtxError } from "../errors.js";
-import { syncFolder } from "../formats/atomic-file.js";
+import { checkReplaceable, syncFolder } from "../formats/atomic-file.js";
 import { freeBytes } from "../formats/disk.js";
 import { DTYPE_BITS } from "../formats/dtypes.js";
 import { type SafetensorsTensor, writeSafetensors } from "../formats/safetensors.js";
@@ -94,6 +94,7 @@ async function checkSpace(to: string, parts: readonly Omit<Part, "name">[]): Pro
 
 /** Writes one file. @param force whether it may replace another @returns its bytes */
 export async function writeModelFile(to: string, part: Omit<Part, "name">, force = false): Promise<number> {
+  await checkReplaceable(to);
   await checkSpace(to, [part]);
   return withWorkFolder(to, async (folder) => {
     const temporary = join(folder, "result");

@@ -20,10 +20,14 @@ export interface TensorOptions {
 
 export function sizeOf(shape: Shape): number {
   checkShape("sizeOf", shape);
+  return product(shape);
+}
+
+const product = (shape: Shape): number => {
   let n = 1;
   for (const d of shape) n *= d;
   return n;
-}
+};
 
 let allocationGroup: MemoryGroup = "activations";
 
@@ -68,7 +72,7 @@ export class Tensor {
     this.shape = shape;
     this.dtype = dtype;
     this.device = device;
-    this.size = sizeOf(shape);
+    this.size = product(shape);
     adopt(this);
   }
 
@@ -217,7 +221,7 @@ export function alias(x: Tensor, shape: Shape, offset = 0): Tensor {
   checkTensor("view", "x", x);
   checkShape("view", shape);
   integer("view", "offset", offset, 0, x.size);
-  check(offset + sizeOf(shape) <= x.size, "shape_mismatch", () => {
+  check(offset + product(shape) <= x.size, "shape_mismatch", () => {
     return `[view] shape [${shape}] at element ${offset} reaches past the ${x.size} values of [${x.shape}]`;
   });
   const result = new Tensor(native.view(x.handle, shape, offset), [...shape], x.dtype, x.device);
