@@ -22,7 +22,7 @@ export interface OfficialConfigs {
   transformer?: Json;
   /** That of a diffusers folder as it stands there, which `parseOfficialVae` reads too. */
   vae?: Json;
-  /** The same, for `parseSchedulerParams`. */
+  /** The same of the scheduler. */
   scheduler?: Json;
   upsampler?: Json;
   /** The only times that the model was distilled for. */
