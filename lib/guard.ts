@@ -67,7 +67,15 @@ class Guard {
   private readonly classes = new Map<string, AnyClass>();
   private readonly guarded = new Map<unknown, unknown>();
 
-  constructor(private readonly signatures: Signatures) {}
+  /** What has a signature, or holds something that has. */
+  private readonly covered = new Set<string>();
+
+  constructor(private readonly signatures: Signatures) {
+    for (const key of [...Object.keys(signatures.calls), ...signatures.hidden]) {
+      const parts = key.replace(/^new /, "").split(/[.#]/);
+      for (let n = 1; n <= parts.length; n++) this.covered.add(parts.slice(0, n).join("."));
+    }
+  }
 
   /** The exports of a module with every function and class of it checked. */
   module(exports: object, prefix = ""): object {
@@ -86,11 +94,7 @@ class Guard {
   }
 
   private covers(name: string): boolean {
-    const { calls, hidden } = this.signatures;
-    if (Object.hasOwn(calls, name) || Object.hasOwn(calls, `new ${name}`)) return true;
-    return [...Object.keys(calls), ...hidden].some(
-      (key) => key.startsWith(`${name}.`) || key.startsWith(`${name}#`) || key === `new ${name}`,
-    );
+    return this.covered.has(name);
   }
 
   private collect(exports: object): void {
