@@ -62,8 +62,9 @@ export function detach(x: Tensor): Tensor {
 }
 
 /** x · scale + shift, in `dtype` (f32 or bf16; x may also be i32 or u8). */
-export function affine(x: Tensor, scale: number, shift = 0, dtype: DType = x.dtype): Tensor {
+export function affine(x: Tensor, scale: number, shift = 0, given?: DType): Tensor {
   checkOperands("affine", { x });
+  const dtype = given ?? x.dtype;
   number("affine", "scale", scale);
   number("affine", "shift", shift);
   choice("affine", "dtype", dtype, DTYPES);

@@ -102,7 +102,9 @@ const functions: Record<string, Recipe> = {
     text("x"),
   ],
   vaeConfigFromKeys: () => [new Map([...vaeShapes("0.9.5")].map(([name, shape]) => [name, { shape }])), text("x")],
-  vaeFactors: (_, f) => [f.quickstart.vae.vae],
+  vaeFactors: (_, { quickstart: { vae } }) => [
+    { encoder_blocks: vae.vae.encoder_blocks, patch_size: vae.vae.patch_size },
+  ],
   withLoras: () => [],
   batchIndices: () => [
     { seed: whole(1), step: whole(2), batchSize: whole(2), length: whole(8), rank: whole(0), worldSize: whole(1) },
