@@ -97,6 +97,8 @@ const mutateImage = (random: Random, name: string, seeds: Seeds): Buffer => {
 
 export const images: Target = {
   name: "images",
+  // Headers may promise 100 megapixels, which take 0.3 GB a copy.
+  maxMemory: 2 ** 31,
   about: "images and animations as conditioning media, and folders of images",
   weight: 3,
   async setup(folder) {
