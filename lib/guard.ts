@@ -109,7 +109,7 @@ class Guard {
     if (!signature) return fn;
     const known = this.guarded.get(fn);
     if (known) return known as AnyFunction;
-    const check = (args: readonly unknown[]) => this.mismatch(name, signature, args);
+    const check = this.checkOf(name, signature);
     const checked = function (this: unknown, ...args: unknown[]): unknown {
       const error = check(args);
       if (error === undefined) return fn.apply(this, args);
@@ -138,7 +138,8 @@ class Guard {
       if (method !== value)
         Object.defineProperty(prototype, key, { value: method, writable: true, configurable: true });
     }
-    const construct = Object.hasOwn(this.signatures.calls, `new ${name}`) && this.signatures.calls[`new ${name}`];
+    const signature = Object.hasOwn(this.signatures.calls, `new ${name}`) && this.signatures.calls[`new ${name}`];
+    const check = signature ? this.checkOf(`new ${name}`, signature) : () => undefined;
     const refused = (what: string) => {
       const makers = Object.keys(this.signatures.calls).filter((key) => key.startsWith(`${name}.`));
       const hint = what.startsWith("new ") && makers.length > 0 ? `: make one by ${makers.join(", ")}` : "";
@@ -149,7 +150,7 @@ class Guard {
     const proxy: AnyClass = new Proxy(Class, {
       construct: (target, args, newTarget) => {
         if (hidden.has(`new ${name}`)) throw refused(`new ${name}`);
-        const error = construct ? this.mismatch(`new ${name}`, construct, args) : undefined;
+        const error = check(args);
         if (error) throw error;
         return Reflect.construct(target as never, args, newTarget === proxy ? (target as never) : newTarget);
       },
@@ -171,12 +172,26 @@ class Guard {
     return proxy;
   }
 
-  private mismatch(name: string, { overloads }: Signature, args: readonly unknown[]): LtxError | undefined {
+  /** What is wrong with the arguments of a call. Calls are many: what the signature alone says is looked up once. */
+  private checkOf(name: string, { overloads }: Signature): (args: readonly unknown[]) => LtxError | undefined {
+    const options = overloads[0].map(({ name: parameter }, i) => {
+      if (parameter !== "options" && parameter !== "request") return null;
+      return new Set(overloads.flatMap((one) => (one[i] ? this.fieldsOf(one[i].spec) : [])));
+    });
+    return (args) => this.mismatch(name, overloads, options, args);
+  }
+
+  private mismatch(
+    name: string,
+    overloads: Signature["overloads"],
+    options: readonly (ReadonlySet<string> | null)[],
+    args: readonly unknown[],
+  ): LtxError | undefined {
     let left: Mismatch[] = [];
     let fewest = Number.POSITIVE_INFINITY;
     for (const parameters of overloads) {
       const wrong = this.firstWrong(parameters, args);
-      if (!wrong) return this.misspelt(name, overloads, args);
+      if (!wrong) return misspelt(name, options, args);
       // The overload that was meant is the one of which the least is wrong.
       const count = overloads.length === 1 ? 0 : this.countWrong(parameters, args);
       if (count < fewest) [left, fewest] = [[], count];
@@ -204,28 +219,6 @@ class Guard {
       const own = value as Record<string, unknown>;
       return sum + Object.entries(fields.fields).filter(([key, field]) => this.wrong(own[key], field, "", 0)).length;
     }, 0);
-  }
-
-  /** An option that is none, but is written much like one: it would be left out without a word. */
-  private misspelt(name: string, overloads: Signature["overloads"], args: readonly unknown[]): LtxError | undefined {
-    for (const [i, { name: parameter }] of overloads[0].entries()) {
-      const given = args[i];
-      if (parameter !== "options" && parameter !== "request") continue;
-      if (given === null || typeof given !== "object") continue;
-      const known = new Set(overloads.flatMap((one) => (one[i] ? this.fieldsOf(one[i].spec) : [])));
-      if (known.size === 0) continue;
-      for (const key of Object.keys(given)) {
-        if (known.has(key)) continue;
-        const plain = (text: string) => text.replaceAll(/[_-]/g, "").toLowerCase();
-        const slips = key.length > 5 ? 2 : 1;
-        const same = [...known].find((one) => plain(one) === plain(key));
-        const near = same ?? [...known].find((one) => key.length <= LONGEST_NAME && editDistance(one, key) <= slips);
-        if (near === undefined || (same === undefined && Object.hasOwn(given, near))) continue;
-        const text = `[${name.replace("#", ".")}] unknown option ${show(key)}, did you mean ${near}?`;
-        return new LtxError("invalid_argument", text);
-      }
-    }
-    return undefined;
   }
 
   private fieldsOf(spec: Spec): string[] {
@@ -346,6 +339,33 @@ class Guard {
     const texts = new Set([...others.map((part) => this.describe(part, value)), ...known]);
     return `${[...texts].join(" or ")}${near === undefined ? "" : `; did you mean ${near}?`}`;
   }
+}
+
+/**
+ * An option that is none, but is written much like one: it would be left out without a word.
+ * @param options of each argument the names that it may have, where it is an object of options
+ */
+function misspelt(
+  name: string,
+  options: readonly (ReadonlySet<string> | null)[],
+  args: readonly unknown[],
+): LtxError | undefined {
+  for (const [i, names] of options.entries()) {
+    const given = args[i];
+    if (!names?.size || given === null || typeof given !== "object") continue;
+    for (const key of Object.keys(given)) {
+      if (names.has(key)) continue;
+      const known = [...names];
+      const plain = (text: string) => text.replaceAll(/[_-]/g, "").toLowerCase();
+      const slips = key.length > 5 ? 2 : 1;
+      const same = known.find((one) => plain(one) === plain(key));
+      const near = same ?? known.find((one) => key.length <= LONGEST_NAME && editDistance(one, key) <= slips);
+      if (near === undefined || (same === undefined && Object.hasOwn(given, near))) continue;
+      const text = `[${name.replace("#", ".")}] unknown option ${show(key)}, did you mean ${near}?`;
+      return new LtxError("invalid_argument", text);
+    }
+  }
+  return undefined;
 }
 
 const isDisposed = (value: unknown): boolean =>

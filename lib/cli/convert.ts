@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { type ConvertOptions, convert } from "../pipelines/convert.js";
 import { collect, weightedLora } from "./options.js";
@@ -70,12 +69,10 @@ async function runConvert({ checkpoint, out, lora, json, ...options }: ConvertFl
     if (json) output.out(JSON.stringify({ type: "notice", message: notice }));
     else output.err(notice);
   }
-  // Shards have names of their own, which their index tells.
-  const at = existsSync(out) ? out : `${out}.index.json`;
   output.out(
     json
       ? JSON.stringify({ type: "converted", ...result })
-      : `${at}: ${tensors} tensors, ${(written / 1e6).toFixed(1)} MB, read back`,
+      : `${out}: ${tensors} tensors, ${(written / 1e6).toFixed(1)} MB, read back`,
   );
   return 0;
 }

@@ -1,9 +1,9 @@
 import { z } from "zod";
+import { MAX_LAYERS } from "./geometry.js";
 
-/** Whole numbers from 1; from 0; numbers from 0; above 0; from 0 to 1. */
+/** Whole numbers from 1; those of layers; from 0; numbers from 0; above 0; from 0 to 1. */
 export const count = z.number().int().min(1);
-/** Layers of a model: a thousand are twenty times as many as any has, and a million would be built for hours. */
-export const layers = count.max(1000);
+export const layers = count.max(MAX_LAYERS);
 export const whole = z.number().int().min(0);
 export const weight = z.number().min(0);
 export const positive = z.number().gt(0);

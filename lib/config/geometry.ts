@@ -61,6 +61,9 @@ function nearest(value: number, step: number, offset: number): string {
   return [below, below + step].filter((size) => size >= 1).join(" or ");
 }
 
+/** Layers of a model: a thousand are twenty times as many as any has, and a million would be built for hours. */
+export const MAX_LAYERS = 1000;
+
 /** The width of the token stream. */
 export const innerDim = (config: Pick<TransformerConfig, "num_attention_heads" | "attention_head_dim">): number =>
   integer("transformer", "num_attention_heads", config.num_attention_heads, 0) *

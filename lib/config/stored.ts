@@ -39,7 +39,7 @@ const storedFlowRun = z.looseObject({
   }),
   text_encoder: z.discriminatedUnion("kind", [
     z.looseObject({ kind: z.literal("t5"), version: z.string(), max_length: count, path: z.string().optional() }),
-    z.looseObject({ kind: z.literal("byte"), width: count, layers: layers, heads: count, max_length: count }),
+    z.looseObject({ kind: z.literal("byte"), width: count, layers, heads: count, max_length: count }),
   ]),
   training: flowTrainingSchema.required({ steps: true, prompt_dropout: true }).loose(),
   sampling: z.looseObject({

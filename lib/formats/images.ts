@@ -35,9 +35,11 @@ export interface AnimationOptions {
   comment?: string;
 }
 
-/** A frame is shown for 65.535 seconds at most. */
-export const MIN_FPS = 0.02;
-const MAX_FPS: Record<string, number> = { ".gif": 50, ".webp": 1000 };
+/** The lowest and the highest frame rate of each format: a frame is shown for 65.535 seconds at most. */
+export const FRAME_RATES: Readonly<Record<string, readonly [least: number, most: number]>> = {
+  ".gif": [0.02, 50],
+  ".webp": [0.02, 1000],
+};
 const MAX_SIDE: Record<string, number> = { ".gif": 65535, ".webp": 16383 };
 
 /**
@@ -50,14 +52,15 @@ export async function saveAnimation(path: string, video: Animation, options: Ani
   const comment = options.comment || undefined;
   const type = extname(path).toLowerCase();
   check(
-    type in MAX_FPS,
+    type in FRAME_RATES,
     "invalid_argument",
     () => `[save] cannot tell the format of ${path}; an animation needs the extension .gif or .webp`,
   );
+  const [least, most] = FRAME_RATES[type];
   check(
-    fps >= MIN_FPS && fps <= MAX_FPS[type],
+    fps >= least && fps <= most,
     "invalid_argument",
-    () => `[save] fps must be from ${MIN_FPS} to ${MAX_FPS[type]} for ${type}, got ${fps}`,
+    () => `[save] fps must be from ${least} to ${most} for ${type}, got ${fps}`,
   );
   check(
     Number.isInteger(quality) && quality >= 1 && quality <= 100,

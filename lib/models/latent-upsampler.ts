@@ -1,4 +1,5 @@
 import { integer } from "../arguments.js";
+import { MAX_LAYERS } from "../config/geometry.js";
 import type { UpsamplerConfig } from "../config/official/upsampler.js";
 import { check } from "../errors.js";
 import { Conv2d, Conv3d, type Initializer, Module } from "../nn/index.js";
@@ -56,7 +57,7 @@ export class LatentUpsampler extends Module {
   constructor(config: UpsamplerConfig, init: Initializer) {
     super();
     const { in_channels: channels, mid_channels: mid, num_blocks_per_stage: count, dims } = config;
-    integer("upsampler", "num_blocks_per_stage", count, 0, 1000);
+    integer("upsampler", "num_blocks_per_stage", count, 0, MAX_LAYERS);
     const blocks = () => Array.from({ length: count }, () => new ResBlock(mid, dims, init));
     const [time, height, width] = strideOf(config);
     this.initial_conv = convolution(dims, channels, mid, init);

@@ -1,15 +1,15 @@
 /** A T5's config.json. Apart from what uses it, as zod takes long to load. */
 import { z } from "zod";
+import { count, layers } from "../../config/fields.js";
 import { check, LtxError } from "../../errors.js";
 import type { T5EncoderConfig } from "./t5-encoder.js";
 
-const count = z.number().int().min(1);
 const encoderConfig = z.object({
   vocab_size: count,
   d_model: count,
   d_kv: count,
   d_ff: count,
-  num_layers: count.max(1000),
+  num_layers: layers,
   num_heads: count,
   relative_attention_num_buckets: count.min(4).multipleOf(2).default(32),
   relative_attention_max_distance: count.default(128),

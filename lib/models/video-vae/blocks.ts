@@ -1,5 +1,6 @@
 /** The building blocks of encoder and decoder. All of them map (B,F,H,W,C) to (B,F',H',W',C') in the dtype they get. */
 import { integer } from "../../arguments.js";
+import { MAX_LAYERS } from "../../config/geometry.js";
 import { check } from "../../errors.js";
 import {
   CausalConv3d,
@@ -150,9 +151,6 @@ export interface MidBlockOptions extends ResnetOptions {
 }
 
 /** `res_x` and `attn_res_x`: residual blocks of one width that share a time embedder (reference UNetMidBlock3D). */
-/** As in configurations. */
-const MAX_LAYERS = 1000;
-
 export class UNetMidBlock3D extends Module {
   time_embedder: TimestepEmbedding | null;
   res_blocks: ResnetBlock3D[];

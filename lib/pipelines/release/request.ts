@@ -2,7 +2,7 @@
 
 import type { PipelineConfig } from "../../config/index.js";
 import { check, LtxError } from "../../errors.js";
-import { MIN_FPS } from "../../formats/images.js";
+import { FRAME_RATES } from "../../formats/images.js";
 import { firstFrames, type PixelClip } from "../../formats/media/clip.js";
 import { hasX264 } from "../../formats/media/encoders.js";
 import { prepareMedia } from "../../formats/media/prepare.js";
@@ -65,11 +65,9 @@ export function checkRequest(request: ReleaseRequest, config: PipelineConfig): C
   if (!(full.frameRate > 0)) throw fault("frame_rate", full.frameRate, "above 0");
   if (!(full.imageCondNoiseScale >= 0)) throw fault("image_cond_noise_scale", full.imageCondNoiseScale, "0 or more");
   if (!FORMATS.includes(full.format)) throw fault("format", full.format, `one of ${FORMATS.join(", ")}`);
-  const fastest = full.format === ".gif" && numFrames > 1 ? 50 : 1000;
-  if (full.frameRate > fastest) throw fault("frame_rate", full.frameRate, `at most ${fastest} for ${full.format}`);
-  if (numFrames > 1 && [".gif", ".webp"].includes(full.format) && full.frameRate < MIN_FPS) {
-    throw fault("frame_rate", full.frameRate, `at least ${MIN_FPS} for ${full.format}`);
-  }
+  const [least, most] = (numFrames > 1 && FRAME_RATES[full.format]) || [0, 1000];
+  if (full.frameRate > most) throw fault("frame_rate", full.frameRate, `at most ${most} for ${full.format}`);
+  if (full.frameRate < least) throw fault("frame_rate", full.frameRate, `at least ${least} for ${full.format}`);
   checkConditioning(full);
   if (full.inputMediaPath !== undefined) checkSource(config);
   return { ...full, padded: paddedSize({ height, width, frames: numFrames }) };

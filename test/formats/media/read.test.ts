@@ -34,22 +34,15 @@ async function png(name: string, { data, height, width }: Animation): Promise<vo
     .toFile(at(name));
 }
 
-describe("videos at no steady rate", () => {
-  const shown = (name: string, ...filters: string[]) =>
-    execFileSync("ffmpeg", [
-      "-v",
-      "error",
-      "-y",
-      "-f",
-      "lavfi",
-      "-i",
-      "testsrc=size=32x32:rate=10:duration=2",
-      ...filters,
-      at(name),
-    ]);
+/** Writes a test pattern of ten frames a second. */
+const pattern = (name: string, size: number, seconds: number, ...options: string[]) => {
+  const source = `testsrc=size=${size}x${size}:rate=10:duration=${seconds}`;
+  execFileSync("ffmpeg", ["-v", "error", "-y", "-f", "lavfi", "-i", source, ...options, at(name)]);
+};
 
-  it("are whole when they reach the end, and damaged when they do not", async () => {
-    shown("vfr.mp4", "-vf", "select='not(mod(n,3))',setpts=N*N*0.05/TB", "-fps_mode", "vfr");
+describe("videos at no steady rate", () => {
+  it("are whole when they reach the end", async () => {
+    pattern("vfr.mp4", 32, 2, "-vf", "select='not(mod(n,3))',setpts=N*N*0.05/TB", "-fps_mode", "vfr");
     const { frames, notices } = await read("vfr.mp4");
     expect(frames).toBe(7);
     expect(notices.join()).toMatch(/do not come at a steady rate/);
@@ -59,18 +52,7 @@ describe("videos at no steady rate", () => {
 
 describe("animated PNGs", () => {
   it("are said to lose their frames but the first", async () => {
-    execFileSync("ffmpeg", [
-      "-v",
-      "error",
-      "-y",
-      "-f",
-      "lavfi",
-      "-i",
-      "testsrc=size=8x8:rate=10:duration=1",
-      "-f",
-      "apng",
-      at("moves.png"),
-    ]);
+    pattern("moves.png", 8, 1, "-f", "apng");
     const { frames, notices } = await read("moves.png");
     expect(frames).toBe(1);
     expect(notices.join()).toMatch(/is an animated PNG: its first frame is read/);
