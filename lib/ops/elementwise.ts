@@ -61,15 +61,13 @@ export function detach(x: Tensor): Tensor {
   return alias(x, x.shape);
 }
 
-/** x · scale + shift, in `dtype` (f32 or bf16; x may also be i32 or u8). */
-export function affine(x: Tensor, scale: number, shift = 0, given?: DType): Tensor {
+/** x · scale + shift in `dtype`, f32 or bf16: by default x's own, and f32 where x is i32 or u8. */
+export function affine(x: Tensor, scale: number, shift = 0, dtype?: DType): Tensor {
   checkOperands("affine", { x });
-  const dtype = given ?? x.dtype;
   number("affine", "scale", scale);
   number("affine", "shift", shift);
-  choice("affine", "dtype", dtype, DTYPES);
-  const target = dtype === "i32" || dtype === "u8" ? "f32" : dtype;
-  const y = like(x, target);
+  if (dtype !== undefined) choice("affine", "dtype", dtype, FLOATS);
+  const y = like(x, dtype ?? (x.dtype === "bf16" ? "bf16" : "f32"));
   launch("cast", [x, y], [scale, shift]);
   return record("affine", y, [x], [], (grad) => [affine(grad, scale, 0, x.dtype)]);
 }
