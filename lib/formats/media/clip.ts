@@ -38,6 +38,8 @@ export function firstFrames<Clip extends PixelClip | Animation>(clip: Clip, fram
   check(data instanceof Uint8Array || data instanceof Float32Array, "invalid_argument", () => {
     return `[media] the clip's data are ${show(data)}, expected a Uint8Array or Float32Array`;
   });
+  // A buffer that was transferred leaves an array of no values.
+  check(data.length > 0, "invalid_argument", () => "[media] the clip's data hold no values");
   check(Number.isInteger(frames) && frames >= 1 && frames <= clip.frames, "invalid_argument", () => {
     return `[media] cannot take ${show(frames)} frames of a clip that has ${clip.frames}`;
   });

@@ -34,6 +34,16 @@ describe("frames", () => {
     expect(await failure(() => firstFrames(clip, 4))).toMatchObject({ code: "invalid_argument" });
   });
 
+  it("are refused where a clip's buffer was transferred", async () => {
+    const clip = numbered(3, 2, 2, 3);
+    const buffer = clip.data.buffer as ArrayBuffer;
+    structuredClone(buffer, { transfer: [buffer] });
+    expect(await failure(() => firstFrames(clip, 2))).toMatchObject({
+      code: "invalid_argument",
+      message: "[media] the clip's data hold no values",
+    });
+  });
+
   it("keep a constant when they are resized or blurred", async () => {
     const grey: PixelClip = { ...numbered(1, 7, 5, 3), data: new Float32Array(105).fill(0.25) };
     for (const { data } of [await resizeBilinear(grey, 9, 3), await resizeAndCrop(grey, 4, 8)]) {
