@@ -172,13 +172,24 @@ class Guard {
     return proxy;
   }
 
-  /** What is wrong with the arguments of a call. Calls are many: what the signature alone says is looked up once. */
+  /**
+   * What is wrong with the arguments of a call. Calls are many and functions too: what the signature alone says is looked
+   * up once, at the first call.
+   */
   private checkOf(name: string, { overloads }: Signature): (args: readonly unknown[]) => LtxError | undefined {
-    const options = overloads[0].map(({ name: parameter }, i) => {
+    let options: readonly (ReadonlySet<string> | null)[] | undefined;
+    return (args) => {
+      options ??= this.optionsOf(overloads);
+      return this.mismatch(name, overloads, options, args);
+    };
+  }
+
+  /** Of each argument the names that it may have, where it is an object of options. */
+  private optionsOf(overloads: Signature["overloads"]): (ReadonlySet<string> | null)[] {
+    return overloads[0].map(({ name: parameter }, i) => {
       if (parameter !== "options" && parameter !== "request") return null;
       return new Set(overloads.flatMap((one) => (one[i] ? this.fieldsOf(one[i].spec) : [])));
     });
-    return (args) => this.mismatch(name, overloads, options, args);
   }
 
   private mismatch(
@@ -343,7 +354,7 @@ class Guard {
 
 /**
  * An option that is none, but is written much like one: it would be left out without a word.
- * @param options of each argument the names that it may have, where it is an object of options
+ * @param options as {@link Guard.optionsOf} gives them
  */
 function misspelt(
   name: string,
