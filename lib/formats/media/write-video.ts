@@ -26,7 +26,8 @@ export const VIDEO_OUTPUTS = [...CONTAINERS.keys()];
 /** The encoder that each container is made for; others make larger files. */
 export const usualEncoder = (type: string): string | undefined => CONTAINERS.get(type)?.encoders[0].name;
 
-const MAX_FPS = 1000;
+/** The highest frame rate of a video. */
+export const MAX_FPS = 1000;
 
 /**
  * The encoder that {@link writeVideo} would take for frames of this size; finding it encodes a black one.

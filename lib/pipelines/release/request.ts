@@ -8,7 +8,7 @@ import { hasX264 } from "../../formats/media/encoders.js";
 import { prepareMedia } from "../../formats/media/prepare.js";
 import { readMedia } from "../../formats/media/read.js";
 import { conditioningFrames, type PaddedSize, paddedSize } from "../../formats/media/sizes.js";
-import { usualEncoder, VIDEO_OUTPUTS, videoEncoder } from "../../formats/media/write-video.js";
+import { MAX_FPS, usualEncoder, VIDEO_OUTPUTS, videoEncoder } from "../../formats/media/write-video.js";
 
 /** The official command's own defaults. */
 export const DEFAULTS = {
@@ -65,7 +65,7 @@ export function checkRequest(request: ReleaseRequest, config: PipelineConfig): C
   if (!(full.frameRate > 0)) throw fault("frame_rate", full.frameRate, "above 0");
   if (!(full.imageCondNoiseScale >= 0)) throw fault("image_cond_noise_scale", full.imageCondNoiseScale, "0 or more");
   if (!FORMATS.includes(full.format)) throw fault("format", full.format, `one of ${FORMATS.join(", ")}`);
-  const [least, most] = (numFrames > 1 && FRAME_RATES[full.format]) || [0, 1000];
+  const [least, most] = (numFrames > 1 && FRAME_RATES[full.format]) || [0, MAX_FPS];
   if (full.frameRate > most) throw fault("frame_rate", full.frameRate, `at most ${most} for ${full.format}`);
   if (full.frameRate < least) throw fault("frame_rate", full.frameRate, `at least ${least} for ${full.format}`);
   checkConditioning(full);
