@@ -6,6 +6,9 @@ import { must, type Target } from "../target.js";
 /** Of so many cases one has the fault; the others are accepted or refused. */
 const RARE = 8;
 
+/** Bytes that a case may take at most, little, for fresh pages take a busy machine long. */
+const MAX_MEMORY = 2 ** 29;
+
 const held: unknown[] = [];
 
 const acts: Record<string, () => unknown> = {
@@ -23,7 +26,7 @@ const acts: Record<string, () => unknown> = {
   class: () => (null as unknown as string).length,
   garbage: () => must(1 + 1 === 3, () => "1 + 1 is 2, expected 3"),
   prototype: () => Object.assign(Object.prototype, { polluted: true }),
-  memory: () => held.push(Buffer.alloc(1.2e9, 1)),
+  memory: () => held.push(Buffer.alloc(MAX_MEMORY, 1)),
   handle: () => openSync(__filename, "r"),
 };
 
@@ -31,6 +34,7 @@ export const planted: readonly Target[] = Object.entries(acts).map(([name, act])
   name: `planted-${name}`,
   about: "a fault made on purpose",
   weight: 1,
+  maxMemory: MAX_MEMORY,
   async setup() {
     return async (random) => {
       if (random.below(RARE) === 0) await act();
