@@ -8,8 +8,6 @@ import { faults, type Outcome, outcomes, type Report, type Target } from "./targ
 
 /** Milliseconds that one case may take. */
 const HANG = 10_000;
-/** How many times as long a case may take that is repeated alone: a machine that is busy elsewhere must not look like a fault. */
-const PATIENCE = 3;
 const SETUP = 180_000;
 /** Cases of one child. */
 const BATCH = 2000;
@@ -134,20 +132,16 @@ export interface Options {
 export async function runTarget(
   target: Target,
   { from = 0, cases, time }: { from?: number; cases: number; time?: number },
-  { seed, hang = HANG }: Options,
+  { seed, hang }: Options,
 ): Promise<Tally> {
   const counts = Object.fromEntries(outcomes.map((name) => [name, 0])) as Record<Outcome, number>;
   const tally: Tally = { target: target.name, counts, faults: [], cases: 0, time: 0 };
   const home = mkdtempSync(join(tmpdir(), "ltx-fuzz-"));
   let [children, deaths, left] = [0, 0, time];
-  const run = async (
-    first: number,
-    to: number,
-    { limit, patience = 1 }: { limit?: number; patience?: number } = {},
-  ) => {
+  const run = async (first: number, to: number, limit?: number) => {
     const folder = join(home, String(children++));
     try {
-      return await runChild({ target: target.name, seed, from: first, to, time: limit, folder }, hang * patience);
+      return await runChild({ target: target.name, seed, from: first, to, time: limit, folder }, hang);
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }
@@ -155,9 +149,7 @@ export async function runTarget(
   try {
     for (let next = from; next < from + cases && (left === undefined || left > 0); ) {
       const [first, start] = [next, Date.now()];
-      const ended = await run(first, Math.min(from + cases, first + BATCH), { limit: left }).catch(
-        (error: Error) => error,
-      );
+      const ended = await run(first, Math.min(from + cases, first + BATCH), left).catch((error: Error) => error);
       if (ended instanceof Error) {
         counts.crash++;
         tally.stopped = ended.message;
@@ -176,12 +168,9 @@ export async function runTarget(
         const found: Fault = { ...fault, target: target.name, seed, cases: String(fault.index), count: 1 };
         tally.faults.push(found);
         if (tally.faults.length > MAX_REPEATED) continue;
-        const again = async (start: number) => {
-          const ended = await run(start, fault.index + 1, { patience: PATIENCE });
-          return ended.faults.some(({ outcome }) => outcome === fault.outcome);
-        };
-        if (await again(fault.index)) continue;
-        if (first < fault.index && (await again(first))) found.cases = `${first}-${fault.index}`;
+        const again = (range: Ended) => range.faults.some(({ outcome }) => outcome === fault.outcome);
+        if (again(await run(fault.index, fault.index + 1))) continue;
+        if (first < fault.index && again(await run(first, fault.index + 1))) found.cases = `${first}-${fault.index}`;
         else found.cases = null;
         if (found.cases === null && fault.outcome === "hang") {
           // A machine that was busy elsewhere: the same case ended in time when it ran alone.

@@ -6,7 +6,7 @@ import { must, type Target } from "../target.js";
 /** Of so many cases one has the fault; the others are accepted or refused. */
 const RARE = 8;
 
-/** Bytes that a case may take at most, little, for fresh pages take a busy machine long. */
+/** Bytes that a case may take. Few, because a busy machine needs seconds to fill a gigabyte. */
 const MAX_MEMORY = 2 ** 29;
 
 const held: unknown[] = [];
